@@ -1,0 +1,7 @@
+"""What the agent remembers: a replay buffer of H-step slices of finished episodes."""
+
+from __future__ import annotations
+
+from torchrl_tdmpc.data.replay import EpisodeReplay
+
+__all__ = ["EpisodeReplay"]

@@ -1,0 +1,90 @@
+"""What a task is, whichever backend it comes from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torchrl.envs import EnvBase
+
+
+@dataclass(frozen=True)
+class Task:
+    """One named task: its limits, and how to make an environment that poses it.
+
+    Attributes:
+        name (str): the task's name within its backend, in the published spelling.
+        backend (str): where the task comes from, such as ``"dmcontrol"``.
+        episode_length (int): time limit of an episode, in decisions. An episode that reaches it is
+            truncated, not terminated.
+        action_repeat (int): environment steps that one decision takes.
+        make (Callable[[int], EnvBase]): makes one environment of batch size ``[]`` from a seed. It
+            reads ``action`` (float32, in [-1, 1]) and writes ``observation`` and ``reward``
+            (float32), ``done``, ``terminated`` and ``truncated``.
+    """
+
+    name: str
+    backend: str
+    episode_length: int
+    action_repeat: int
+    make: Callable[[int], EnvBase]
+
+
+def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
+    """The error for a name that is none of the choices, nearest names first.
+
+    Args:
+        key (str): the setting that carries the name.
+        value (str): the name given.
+        choices (iterable of str): the names that would have been right.
+
+    Returns:
+        ValueError: to be raised by the caller.
+
+    Examples:
+        >>> print(unknown("env.backend", "dmcontrl", ["dmcontrol"]))
+        env.backend 'dmcontrl' is unknown (did you mean dmcontrol?); choose from dmcontrol.
+    """
+    choices = list(choices)
+    near = difflib.get_close_matches(str(value), choices)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return ValueError(f"{key} {value!r} is unknown{hint}; choose from {', '.join(choices)}.")
+
+
+def resolve_episode_length(task: str, declared: int | None, requested: int | None) -> int:
+    """The time limit that holds, in decisions.
+
+    Args:
+        task (str): the task's name, for the messages.
+        declared (int, optional): the limit that the environment itself declares.
+        requested (int, optional): the limit asked for (``env.episode_length``); it may shorten the
+            declared one, never lengthen it.
+
+    Returns:
+        int: the requested limit, or else the declared one.
+
+    Raises:
+        ValueError: if there is no limit at all, or the requested one is not within
+            ``1 .. declared``.
+
+    Examples:
+        >>> resolve_episode_length("cartpole-swingup", 500, None)
+        500
+        >>> resolve_episode_length("cartpole-swingup", 500, 100)
+        100
+    """
+    if requested is None:
+        if declared is None:
+            raise ValueError(
+                f"env.episode_length is None, but env.task {task!r} declares no time limit; "
+                "choose the number of decisions after which an episode is truncated."
+            )
+        return declared
+    if requested < 1 or (declared is not None and requested > declared):
+        choices = "at least 1" if declared is None else f"from 1 to {declared}"
+        raise ValueError(
+            f"env.episode_length {requested} does not fit env.task {task!r}; "
+            f"choose {choices} decisions."
+        )
+    return requested
