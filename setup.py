@@ -1,0 +1,47 @@
+"""Packaging of torchrl_tdmpc: ranges here, the versions it was tested with in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+# dm-control breaks on mujoco 4, which pip would pick by itself.
+MUJOCO = "mujoco>=3.17,<4"
+DMC = ["dm-control>=1.0.50,<2", MUJOCO]
+GYM = ["gymnasium>=1.0,<2", MUJOCO, "imageio>=2.31"]
+TENSORBOARD = ["tensorboard>=2.15"]
+WANDB = ["wandb>=0.19"]
+EXAMPLES = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
+LINT = ["ruff>=0.12"]
+TEST = ["pytest>=8.0", "hypothesis>=6.100", *EXAMPLES, *GYM, *TENSORBOARD, *WANDB]
+
+setup(
+    name="torchrl_tdmpc",
+    version="0.1.0",
+    description="TD-MPC2 as TorchRL parts: world model, losses, planner and a training example.",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["torchrl_tdmpc", "torchrl_tdmpc.*"]),
+    install_requires=[
+        "torch>=2.13",
+        "torchrl>=0.14,<0.15",
+        "tensordict>=0.14,<0.15",
+    ],
+    extras_require={
+        "dmc": DMC,
+        "gym": GYM,
+        "examples": EXAMPLES,
+        "tensorboard": TENSORBOARD,
+        "wandb": WANDB,
+        "lint": LINT,
+        "test": TEST,
+        "docs": ["sphinx>=7.0"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

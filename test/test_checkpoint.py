@@ -1,0 +1,195 @@
+"""Checkpoints: what comes back, and what survives a save that dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
+from torchrl.modules import MLP, QValueActor
+from torchrl.objectives import DQNLoss, SoftUpdate
+
+from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+class Run:
+    """A TorchRL loss with functional and target parameters, and an Adam with two groups."""
+
+    def __init__(self, seed: int, num_cells: int = 8):
+        torch.manual_seed(seed)
+        network = MLP(in_features=3, out_features=2, num_cells=[num_cells])
+        actor = QValueActor(network, in_keys=["observation"], action_space="categorical")
+        self.loss = DQNLoss(actor, action_space="categorical", delay_value=True)
+        self.loss.make_value_estimator(gamma=0.9)
+        self.target_update = SoftUpdate(self.loss, eps=0.9)
+        first, *rest = list(self.loss.parameters())
+        groups = [{"params": [first], "lr": 1e-2}, {"params": rest}]
+        self.optimizer = torch.optim.Adam(groups, lr=3e-4)
+
+    @property
+    def components(self) -> dict:
+        return {"loss": self.loss, "optimizer": self.optimizer}
+
+    def update(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        flag = torch.zeros(4, 1, dtype=torch.bool)
+        batch = TensorDict(
+            observation=torch.randn(4, 3, generator=generator),
+            action=torch.randint(2, (4,), generator=generator),
+            next=TensorDict(
+                observation=torch.randn(4, 3, generator=generator),
+                reward=torch.randn(4, 1, generator=generator),
+                done=flag,
+                terminated=flag,
+                batch_size=[4],
+            ),
+            batch_size=[4],
+        )
+        self.optimizer.zero_grad()
+        self.loss(batch)["loss"].backward()
+        self.optimizer.step()
+        self.target_update.step()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.loss.state_dict().items()}
+
+
+def same(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_training_goes_on_as_if_never_stopped(tmp_path):
+    source, resumed = Run(seed=0), Run(seed=1)
+    source.update(10)
+    source.update(11)
+    save_checkpoint(tmp_path, 2, source.components, metadata={"decisions": 2, "env": {"a": [1]}})
+    resumed.update(12)
+    metadata = load_checkpoint(tmp_path, resumed.components)
+    assert metadata == {"decisions": 2, "env": {"a": [1]}}
+    assert same(source.weights(), resumed.weights())
+    assert [group["lr"] for group in resumed.optimizer.param_groups] == [1e-2, 3e-4]
+    before = source.weights()
+    source.update(13)
+    resumed.update(13)  # equal only if the moments, step counts and targets came back
+    assert same(source.weights(), resumed.weights())
+    assert not same(source.weights(), before)
+
+
+def test_some_components_are_enough(tmp_path):
+    source, player = Run(seed=0), Run(seed=1)
+    source.update(10)
+    path = save_checkpoint(tmp_path, 1, source.components)
+    assert load_checkpoint(path, {"loss": player.loss}) == {}
+    assert same(source.weights(), player.weights())
+    assert not player.optimizer.state
+
+
+def test_newest_checkpoints_are_kept(tmp_path):
+    source, target = Run(seed=0), Run(seed=1)
+    for step in (1000, 999_999, 20_000):
+        save_checkpoint(tmp_path, step, source.components, metadata={"step": step}, keep_last=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-000000020000.torchrl", "checkpoint-000000999999.torchrl"]
+    assert load_checkpoint(tmp_path, target.components) == {"step": 999_999}
+
+
+def test_the_same_step_is_replaced(tmp_path):
+    source, target = Run(seed=0), Run(seed=1)
+    save_checkpoint(tmp_path, 5, source.components, metadata={"updates": 1})
+    source.update(10)
+    save_checkpoint(tmp_path, 5, source.components, metadata={"updates": 2})
+    assert len(list(tmp_path.iterdir())) == 1
+    assert load_checkpoint(tmp_path, target.components) == {"updates": 2}
+    assert same(source.weights(), target.weights())
+
+
+@pytest.mark.parametrize("next_step", [5, 6], ids=["same step", "next step"])
+@pytest.mark.parametrize("death", ["write", "archive", "rename"])
+def test_death_during_a_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch, death, next_step):
+    """The process is gone at once: nothing that would tidy up behind it gets to run."""
+    source, target = Run(seed=0), Run(seed=1)
+    save_checkpoint(tmp_path, 5, source.components, metadata={"updates": 1}, keep_last=1)
+    saved = source.weights()
+    source.update(10)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        if death == "write":
+            patch.setattr(torch, "save", die)
+        elif death == "archive":
+            patch.setattr(zipfile.ZipFile, "write", die)
+        else:
+            rename = os.replace
+            patch.setattr(
+                os, "replace", lambda a, b: die() if b.parent == tmp_path else rename(a, b)
+            )
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, next_step, source.components, keep_last=1)
+
+    assert load_checkpoint(tmp_path, target.components) == {"updates": 1}
+    assert same(saved, target.weights())
+    save_checkpoint(tmp_path, next_step, source.components, keep_last=1)  # and it tidies up
+    assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{next_step:012d}.torchrl"]
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path):
+    run = Run(seed=0)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
+        load_checkpoint(tmp_path, run.components)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_checkpoint(tmp_path / "absent.torchrl", run.components)
+    junk = tmp_path / "weights.pt"
+    torch.save(run.loss.state_dict(), junk)  # a zip file too, but not ours
+    with pytest.raises(CheckpointError, match=r"[Ii]nvalid checkpoint manifest.*weights\.pt"):
+        load_checkpoint(junk, run.components)
+    path = save_checkpoint(tmp_path, 1, run.components)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="checkpoint-000000000001"):
+        load_checkpoint(path, run.components)
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    run = Run(seed=0)
+    path = save_checkpoint(tmp_path, 1, {"loss": run.loss})
+    with pytest.raises(CheckpointError, match=r"missing=\['optimizer'\]"):
+        load_checkpoint(path, run.components)
+    with pytest.raises(CheckpointError, match="component 'loss'"):
+        load_checkpoint(path, {"loss": Run(seed=0, num_cells=4).loss})
+    with pytest.raises(ValueError, match="step is -1"):
+        save_checkpoint(tmp_path, -1, run.components)
+
+
+class Touch:
+    """A component whose pickled state runs code where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+    def state_dict(self):
+        return {"payload": self}
+
+    def load_state_dict(self, state_dict):
+        pass
+
+
+def test_loading_never_runs_code(tmp_path):
+    touch = Touch(tmp_path / "executed")
+    path = save_checkpoint(tmp_path, 1, {"loss": touch})
+    with pytest.raises(CheckpointError, match="weights_only"):
+        load_checkpoint(path, {"loss": touch})
+    # TorchRL's other payloads may hold pickled fields: refused before anything is read.
+    other = Checkpoint(format="archive", loss=Run(seed=0).loss)
+    path = CheckpointRotation(tmp_path, keep_last=1).save(other, step=2)
+    with pytest.raises(CheckpointError, match="not saved by save_checkpoint"):
+        load_checkpoint(path, {"loss": Run(seed=1).loss})
+    assert not touch.path.exists()
