@@ -66,11 +66,11 @@ class EpisodeReplay:
             raise ValueError(f"horizon {horizon} is too short for a slice; choose at least 1.")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is too small; choose at least 1.")
-        least = max(horizon, 2)  # TorchRL's sampler cannot index a storage of one step
-        if capacity < least:
+        self._least = max(horizon, 2)  # TorchRL's sampler cannot index a storage of one step
+        if capacity < self._least:
             raise ValueError(
                 f"replay.capacity {capacity} cannot hold a slice of {horizon} steps; "
-                f"choose at least {least}."
+                f"choose at least {self._least}."
             )
         self.capacity = capacity
         self.horizon = horizon
@@ -134,7 +134,7 @@ class EpisodeReplay:
         self.num_decisions += data.numel()
 
         num_finished = 0
-        for pieces, steps in zip(self._pending, data.unbind(0)):
+        for pieces, steps in zip(self._pending, data.unbind(0), strict=True):
             begin = 0
             for end in steps["next", "done"].flatten().nonzero().flatten().tolist():
                 pieces.append(steps[begin : end + 1])
@@ -156,11 +156,12 @@ class EpisodeReplay:
         Raises:
             RuntimeError: if no episode of at least H steps has finished yet.
         """
-        if self.num_transitions < 2:
+        if self.num_transitions < self._least:
             raise RuntimeError(
-                f"No slice of {self.horizon} steps can be sampled yet: {self.num_short_episodes} "
-                f"shorter episodes have finished and {self.num_pending} steps belong to unfinished "
-                f"ones; collect until an episode of at least {self.horizon} steps has finished."
+                f"No slice of {self.horizon} steps can be sampled yet: finished episodes left "
+                f"{self.num_transitions} steps in storage ({self.num_short_episodes} were shorter "
+                f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
+                f"collect at least {self._least} in one episode."
             )
         slices = self._buffer.sample().select(*self._keys)
         return slices.reshape(self.batch_size, self.horizon)
