@@ -171,7 +171,8 @@ class EpisodeReplay:
         if len(episode) < self.horizon:
             self.num_short_episodes += 1
         else:
-            self._buffer.extend(episode[-self.capacity :].to(self.device))
+            episode = episode[-self.capacity :]  # one write to a place: their order is undefined
+            self._buffer.extend(episode.to(self.device))
 
     def _check_finite(self, data: TensorDictBase) -> None:
         """Names the first decision of ``data`` ``[num_envs, T]`` with a number that is not one."""
