@@ -28,6 +28,7 @@ clean: ## Remove .venv, build products and caches (never the outputs of runs).
 # Touched last, so an interrupted installation is taken up again by the next call. The project and
 # antlr (a dependency of hydra) build from source: with the pinned setuptools, not with the newest.
 $(STAMP): setup.py constraints.txt
+	@echo 'Installing the pinned packages into .venv: once, a few minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,examples,test,lint]'
