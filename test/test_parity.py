@@ -1,0 +1,194 @@
+"""Every array of the published implementation's reference numbers, computed by ours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference_data import below, our_names, published_parts, references
+
+from torchrl_tdmpc import RunningPercentileScale
+from torchrl_tdmpc.planners import PlanDraws
+
+REFERENCES = references()
+
+
+@pytest.fixture(params=REFERENCES)
+def reference(request):
+    return REFERENCES[request.param]
+
+
+def assert_close(ours, published, tolerance=1e-5):
+    torch.testing.assert_close(ours, published, rtol=tolerance, atol=tolerance)
+
+
+def test_parity_reference_numbers_exist():
+    assert REFERENCES, "no .npz in the folder of reference numbers"
+
+
+def test_parity_forward(reference):
+    world_model, policy_prior, q_ensemble = reference.make_networks()
+    published = reference.group("forward")
+    action = reference["batch/action"][0]
+
+    latent = world_model.encode(reference["batch/observation"][0])
+    assert_close(latent, published["latent"])
+    assert_close(world_model.next(latent, action), published["next_latent"])
+    assert_close(world_model.reward_logits(latent, action), published["reward_logits"])
+    assert_close(world_model.reward(latent, action), published["reward"])
+    assert_close(q_ensemble.logits(latent, action), published["q_logits"])
+    assert_close(q_ensemble.value(latent, action), published["q_values"])
+    target = q_ensemble.logits(latent, action, params=reference.target_params("params_before"))
+    assert_close(target, published["q_logits_target"])
+
+    policy = policy_prior.sample(latent, published["policy_eps"])
+    for name in ("action", "mean", "log_std", "entropy", "scaled_entropy"):
+        assert_close(getattr(policy, name), published[f"policy_{name}"])
+    assert_close(policy_prior.act(latent, published["policy_eps"]), published["policy_action"])
+    assert_close(policy_prior.mode(latent), published["policy_mean"])
+
+    assert world_model.episodic == ("termination_logit" in published)
+    if world_model.episodic:
+        logit = published["termination_logit"]
+        assert_close(world_model.termination_logit(latent), logit)
+        assert_close(world_model.termination(latent), logit.sigmoid())
+
+
+def test_parity_two_hot(reference):
+    two_hot, published = reference.two_hot, reference.group("two_hot")
+    assert_close(two_hot.encode(published["scalar"]), published["encoded"])
+    assert_close(two_hot.decode(published["logits"]), published["decoded"])
+    cross_entropy = two_hot.cross_entropy(published["logits"], published["scalar"])
+    assert_close(cross_entropy, published["cross_entropy"])
+
+
+def test_parity_value_scale(reference):
+    scale = RunningPercentileScale(reference.config["tau"])
+    published = reference.group("value_scale")
+    for values, expected in zip(published["inputs"], published["values"]):
+        scale.update(values)
+        assert_close(scale.value, expected)
+
+
+def test_parity_trajectory_value(reference):
+    planner, published = reference.make_planner(), reference.group("trajectory_value")
+    latent = planner.world_model.encode(reference["batch/observation"][0, :1]).unsqueeze(1)
+    value = planner.trajectory_value(
+        latent,
+        published["actions"].unsqueeze(0),
+        published["terminal_policy_eps"].unsqueeze(0),
+        published["q_pair"],
+    )
+    assert_close(value.squeeze(0), published["value"], 1e-4)
+
+
+@pytest.mark.parametrize("call", ["plan_cold", "plan_warm", "plan_eval"])
+def test_parity_plan(reference, call):
+    planner, published = reference.make_planner(), reference.group(call)
+    previous_mean = published["previous_mean"]
+    if call == "plan_cold":
+        previous_mean = torch.zeros_like(previous_mean)
+    explore = "action_noise" in published
+    draws = PlanDraws(
+        policy_trajectories=published["policy_prior_eps"].unsqueeze(0),
+        samples=published["sample_noise"].unsqueeze(1),
+        terminal_policy=published["terminal_policy_eps"].unsqueeze(1),
+        q_pair=published["q_pair"],
+        elite=published["elite_exponential"].unsqueeze(0),
+        action=published["action_noise"].unsqueeze(0) if explore else torch.empty(0),
+    )
+    latent = planner.world_model.encode(published["observation"])
+    plan = planner.plan(latent, previous_mean.unsqueeze(0), draws, explore=explore)
+    assert_close(plan.action.squeeze(0), published["action"], 1e-4)
+    assert_close(plan.mean.squeeze(0), published["mean"], 1e-4)
+    assert plan.nan_values == 0
+
+
+METRICS = {
+    "consistency": "consistency_loss",
+    "reward": "reward_loss",
+    "value": "value_loss",
+    "termination": "termination_loss",
+    "grad_norm_model": "grad_norm",
+    "actor": "pi_loss",
+    "grad_norm_actor": "pi_grad_norm",
+    "entropy": "pi_entropy",
+    "value_scale": "pi_scale",
+}
+
+
+def test_parity_updates(reference):
+    update, batch = reference.make_update(), reference.batch()
+    for step in range(3):
+        published = reference.group(f"update_{step}")
+        metrics = update(
+            batch,
+            model_draws={
+                "policy_eps": published["td_policy_eps"].transpose(0, 1),
+                "q_pair": published["td_q_pair"],
+            },
+            actor_draws={
+                "policy_eps": published["policy_eps"].transpose(0, 1),
+                "q_pair": published["policy_q_pair"],
+            },
+        )
+        for name, published_name in METRICS.items():
+            if name != "termination" or reference.config["episodic"]:
+                assert_close(metrics[name], published[f"metric_{published_name}"])
+        model_terms = ("consistency", "reward", "value", "termination")
+        total = sum(metrics.get(f"loss_{term}", 0.0) for term in model_terms)
+        assert_close(total, published["metric_total_loss"])
+        if step == 0:
+            check_clipped_gradients(update.loss, reference)
+    check_weights(update, reference)
+
+
+def check_clipped_gradients(loss, reference):
+    model = reference.group("update_0/clipped_grad_model")
+    policy = reference.group("update_0/clipped_grad_policy")
+    ours = named_by_reference(loss, {**model, **policy})
+    for name, gradient in {**model, **policy}.items():
+        assert_close(ours[name].grad, gradient, 1e-4)
+
+
+def check_weights(update, reference):
+    """Every weight to 1e-5, those excepted whose gradient is zero but for rounding.
+
+    Adam divides a gradient by its own size, so one that float32 cannot tell from zero (that of a
+    bias before a softmax that it does not change, for one) turns into steps of any size up to the
+    learning rate. Such weights may drift, by those three steps, and very few do.
+    """
+    published = reference.group("params_after_update_2")
+    constants = ("log_std_min", "log_std_dif")
+    published = {
+        n: w for n, w in published.items() if n not in constants and not n.startswith("_detach")
+    }
+    ours = named_by_reference(update.loss, published)
+    is_zero = {}
+    for network in ("model", "policy"):
+        gradients = reference.group(f"update_0/clipped_grad_{network}")
+        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+        rounding = torch.finfo(torch.float32).eps * norm
+        is_zero |= {name: gradient.abs() < rounding for name, gradient in gradients.items()}
+    drifted = 0
+    for name, weight in published.items():
+        error = (ours[name].detach() - weight).abs() - 1e-5 * weight.abs()
+        may_drift = is_zero.get(name, torch.zeros_like(error, dtype=torch.bool))
+        drifted += int((error > 1e-5).sum())
+        assert error[~may_drift].le(1e-5).all(), name
+        assert error[may_drift].le(3 * reference.config["lr"]).all(), name
+    assert drifted <= sum(w.numel() for w in published.values()) // 2000
+
+
+def named_by_reference(loss, published):
+    """Our parameters and targets by the published names; each published name must be matched."""
+    ours = {}
+    for part, module in published_parts(loss.world_model, loss.policy_prior).items():
+        names = below(published, part)
+        for name, our_name in zip(names, our_names(module, names)):
+            ours[f"{part}.{name}"] = module.get_parameter(our_name)
+    stacked = {"_Qs": loss.q_ensemble_params, "_target_Qs_params": loss.target_q_ensemble_params}
+    for part, params in stacked.items():
+        for name in below(published, part):
+            ours[f"{part}.{name}"] = params[("params", *name.removeprefix("params.").split("."))]
+    assert set(ours) == set(published)
+    return ours

@@ -1,0 +1,24 @@
+"""TD-MPC2 (arXiv 2310.16828) as TorchRL parts."""
+
+from torchrl_tdmpc.modules import (
+    PolicyPrior,
+    QEnsemble,
+    RunningPercentileScale,
+    SymlogTwoHot,
+    TDMPC2WorldModel,
+    make_networks,
+)
+from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+
+__all__ = [
+    "LatentEnv",
+    "PolicyPrior",
+    "QEnsemble",
+    "RunningPercentileScale",
+    "SymlogTwoHot",
+    "TDMPC2Loss",
+    "TDMPC2Planner",
+    "TDMPC2WorldModel",
+    "make_networks",
+]

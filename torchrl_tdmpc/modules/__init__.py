@@ -1,0 +1,30 @@
+"""What computes: layers, two-hot coding, world model, policy prior, Q ensemble, value scale."""
+
+from torchrl_tdmpc.modules.layers import NormedLinear, SimNorm, mish, mlp
+from torchrl_tdmpc.modules.networks import MODEL_SIZES, ModelSize, make_networks, model_size
+from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
+from torchrl_tdmpc.modules.policy_prior import PolicyPrior, PolicySample
+from torchrl_tdmpc.modules.q_ensemble import QEnsemble
+from torchrl_tdmpc.modules.two_hot import SymlogTwoHot, symexp, symlog
+from torchrl_tdmpc.modules.value_scale import RunningPercentileScale
+from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
+
+__all__ = [
+    "MODEL_SIZES",
+    "ModelSize",
+    "NormedLinear",
+    "PixelEncoder",
+    "PolicyPrior",
+    "PolicySample",
+    "QEnsemble",
+    "RunningPercentileScale",
+    "SimNorm",
+    "SymlogTwoHot",
+    "TDMPC2WorldModel",
+    "make_networks",
+    "mish",
+    "mlp",
+    "model_size",
+    "symexp",
+    "symlog",
+]

@@ -1,0 +1,110 @@
+"""The policy prior: a squashed Gaussian on the latent."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, exploration_type
+
+__all__ = ["PolicyPrior", "PolicySample"]
+
+
+class PolicySample(NamedTuple):
+    """What one draw from the policy prior gives; every field has the latent's leading dimensions."""
+
+    action: Tensor  #: [..., A], in (-1, 1)
+    mean: Tensor  #: [..., A], the mode after tanh
+    log_std: Tensor  #: [..., A], before tanh
+    entropy: Tensor  #: [..., 1], minus the log-probability of the squashed action
+    scaled_entropy: Tensor  #: [..., 1], minus A times the log-probability before squashing
+
+
+class PolicyPrior(TensorDictModuleBase):
+    """Squashed Gaussian policy on the latent (section 3.1, arXiv 2310.16828).
+
+    As a TensorDict module it reads ``latent`` and writes ``action``: a draw under
+    ``ExplorationType.RANDOM``, the tanh of the mean otherwise.
+
+    Args:
+        network: maps a latent ``[..., L]`` to mean and raw log-std, ``[..., 2 A]``.
+        log_std_min: lower end of the log standard deviation.
+        log_std_max: upper end of the log standard deviation.
+        latent_key: where the latent is read.
+        action_key: where the action is written.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> policy_prior = PolicyPrior(nn.Linear(16, 2 * 3))
+        >>> policy_prior(TensorDict(latent=torch.zeros(5, 16), batch_size=5))["action"].shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        log_std_min: float = -10.0,
+        log_std_max: float = 2.0,
+        latent_key: NestedKey = "latent",
+        action_key: NestedKey = "action",
+    ):
+        super().__init__()
+        self.network = network
+        self.log_std_min = log_std_min
+        self.log_std_max = log_std_max
+        self.in_keys = [latent_key]
+        self.out_keys = [action_key]
+
+    def mean_and_log_std(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before tanh, ``[..., A]`` each."""
+        mean, raw_log_std = self.network(latent).chunk(2, -1)
+        # log_std in [min, max], smoothly
+        log_std_range = self.log_std_max - self.log_std_min
+        return mean, self.log_std_min + 0.5 * log_std_range * (raw_log_std.tanh() + 1)
+
+    def act(self, latent: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Draw an action ``[..., A]``; arguments as for :meth:`sample`."""
+        mean, log_std = self.mean_and_log_std(latent)
+        eps = torch.randn_like(mean) if eps is None else eps
+        return (mean + eps * log_std.exp()).tanh()
+
+    def mode(self, latent: Tensor) -> Tensor:
+        """The tanh of the mean, ``[..., A]``."""
+        return self.mean_and_log_std(latent)[0].tanh()
+
+    def sample(self, latent: Tensor, eps: Tensor | None = None) -> PolicySample:
+        """Draw an action and its entropies.
+
+        Args:
+            latent: ``[..., L]``.
+            eps: standard normal noise, ``[..., A]``; drawn here when None.
+        """
+        mean, log_std = self.mean_and_log_std(latent)
+        eps = torch.randn_like(mean) if eps is None else eps
+        action = (mean + eps * log_std.exp()).tanh()
+        # log N(u; mean, std) at u = mean + std eps
+        gaussian_log_prob = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
+        gaussian_log_prob = gaussian_log_prob.sum(-1, keepdim=True)
+        # log of tanh'(u) = 1 - tanh(u)^2
+        log_det = ((1 - action.square()).relu() + 1e-6).log().sum(-1, keepdim=True)
+        return PolicySample(
+            action=action,
+            mean=mean.tanh(),
+            log_std=log_std,
+            entropy=log_det - gaussian_log_prob,
+            scaled_entropy=-gaussian_log_prob * action.shape[-1],
+        )
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write an action for the latent."""
+        latent = tensordict.get(self.in_keys[0])
+        if exploration_type() == ExplorationType.RANDOM:
+            action = self.act(latent)
+        else:
+            action = self.mode(latent)
+        return tensordict.set(self.out_keys[0], action)

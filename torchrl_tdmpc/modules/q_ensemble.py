@@ -1,0 +1,155 @@
+"""The Q ensemble: stacked networks that predict a distribution over returns."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictParams
+from torch import Tensor, nn
+
+from torchrl_tdmpc.modules.layers import mish
+from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
+
+__all__ = ["QEnsemble"]
+
+
+class QEnsemble(TensorDictModuleBase):
+    """Q-functions with stacked weights and two-hot outputs (section 3.1, arXiv 2310.16828).
+
+    Every Q-function is two normed linear layers (dropout in the first) and a linear one whose
+    weights start at zero. All weights carry the Q-function as their first dimension, in one
+    :class:`~tensordict.nn.TensorDictParams` called ``params``, named by layer: ``0.weight``,
+    ``0.bias``, ``0.ln.weight``, ``0.ln.bias``, ``1.*``, ``2.weight``, ``2.bias``.
+
+    The methods evaluate the module's own weights, or others of the same structure (targets,
+    detached copies), and all Q-functions or only those that ``pair`` names.
+
+    Args:
+        latent_dim: size of the latent, L.
+        action_dim: size of the action, A.
+        mlp_dim: width of the hidden layers.
+        num_q: number of Q-functions, Q.
+        two_hot: the support of the return distribution.
+        dropout: probability of dropout in the first layer, where a call asks for dropout.
+        latent_key: where the latent is read.
+        action_key: where the action is read.
+        value_key: where the decoded values ``[..., Q]`` are written by ``forward``.
+
+    Raises:
+        ValueError: fewer than two Q-functions: every bootstrap draws a pair.
+
+    Examples:
+        >>> q_ensemble = QEnsemble(latent_dim=16, action_dim=3, mlp_dim=32, num_q=5)
+        >>> latent, action = torch.randn(7, 16), torch.randn(7, 3)
+        >>> q_ensemble.value(latent, action).shape
+        torch.Size([5, 7, 1])
+        >>> q_ensemble.value(latent, action, pair=torch.tensor([4, 1])).shape
+        torch.Size([2, 7, 1])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        action_dim: int,
+        mlp_dim: int,
+        num_q: int = 5,
+        two_hot: SymlogTwoHot = SymlogTwoHot(),
+        *,
+        dropout: float = 0.01,
+        latent_key: NestedKey = "latent",
+        action_key: NestedKey = "action",
+        value_key: NestedKey = "state_action_value",
+    ):
+        super().__init__()
+        if num_q < 2:
+            raise ValueError(
+                f"model.num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
+            )
+        self.num_q = num_q
+        self.two_hot = two_hot
+        self.dropout = dropout
+        self.in_keys = [latent_key, action_key]
+        self.out_keys = [value_key]
+        widths = (latent_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
+        self.params = TensorDictParams(
+            TensorDict(
+                {
+                    str(i): _stacked_layer(num_q, fan_in, fan_out, is_last=i == 2)
+                    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:]))
+                }
+            )
+        )
+
+    def draw_pair(self) -> Tensor:
+        """Indices of two different Q-functions, drawn at random: int64 ``[2]``."""
+        return torch.randperm(self.num_q, device=self.params["0", "weight"].device)[:2]
+
+    def logits(
+        self,
+        latent: Tensor,
+        action: Tensor,
+        *,
+        params: TensorDictBase | None = None,
+        pair: Tensor | None = None,
+        dropout: bool = False,
+    ) -> Tensor:
+        """Return distributions.
+
+        Args:
+            latent: ``[..., L]``.
+            action: ``[..., A]``.
+            params: weights to use in place of the module's own, as
+                ``TensorDict.from_module(q_ensemble)`` lays them out.
+            pair: int64 indices of the Q-functions to evaluate, all of them by default.
+            dropout: whether the first layer drops outputs.
+
+        Returns:
+            Logits ``[Q or len(pair), ..., num_bins]``.
+        """
+        layers = self.params if params is None else params["params"]
+        if pair is not None:
+            layers = layers.apply(lambda weight: weight[pair])
+        features = torch.cat([latent, action], -1)
+        # [n, fan_in] -> [Q, n, fan_out], the same input for every Q-function
+        x = _linear(layers["0"], features.flatten(0, -2))
+        x = _norm_mish(layers["0"], F.dropout(x, self.dropout, dropout))
+        x = _norm_mish(layers["1"], _linear(layers["1"], x))
+        x = _linear(layers["2"], x)
+        return x.unflatten(1, features.shape[:-1])
+
+    def value(self, latent: Tensor, action: Tensor, **kwargs) -> Tensor:
+        """Decoded values ``[Q or len(pair), ..., 1]``; arguments as for :meth:`logits`."""
+        return self.two_hot.decode(self.logits(latent, action, **kwargs))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the decoded values of all Q-functions, ``[..., Q]``."""
+        value = self.value(*(tensordict.get(key) for key in self.in_keys), dropout=self.training)
+        return tensordict.set(self.out_keys[0], value.squeeze(-1).movedim(0, -1))
+
+
+def _stacked_layer(num_q: int, fan_in: int, fan_out: int, is_last: bool) -> TensorDict:
+    """Weights ``[Q, fan_out, fan_in]`` and the rest of one layer, as published: the last is zero."""
+    layer = TensorDict(
+        weight=torch.zeros(num_q, fan_out, fan_in),
+        bias=torch.zeros(num_q, fan_out),
+    )
+    if not is_last:
+        nn.init.trunc_normal_(layer["weight"], std=0.02)
+        layer["ln"] = TensorDict(
+            weight=torch.ones(num_q, fan_out), bias=torch.zeros(num_q, fan_out)
+        )
+    return layer
+
+
+def _linear(layer: TensorDictBase, x: Tensor) -> Tensor:
+    """``[Q, n, fan_out]`` from ``[n, fan_in]`` (shared by the Q-functions) or ``[Q, n, fan_in]``."""
+    weight, bias = layer["weight"], layer["bias"]
+    return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
+
+
+def _norm_mish(layer: TensorDictBase, x: Tensor) -> Tensor:
+    """Layer norm with each Q-function's own scale and shift, then mish."""
+    x = F.layer_norm(x, x.shape[-1:])
+    norm = layer["ln"]
+    return mish(torch.addcmul(norm["bias"].unsqueeze(1), x, norm["weight"].unsqueeze(1)))

@@ -1,0 +1,41 @@
+"""The running scale that keeps the policy loss independent of the size of returns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RunningPercentileScale"]
+
+
+class RunningPercentileScale(nn.Module):
+    """Exponential average of the distance between the 5th and 95th percentile of values.
+
+    The distance is at least 1, so that small values are not blown up (section 3.1, arXiv
+    2310.16828). It starts at 1.
+
+    Args:
+        tau: weight of the newest distance in the average.
+
+    Examples:
+        >>> scale = RunningPercentileScale(tau=0.5)
+        >>> scale.update(torch.linspace(0, 10, 101))
+        >>> scale.value, scale(torch.tensor([10.0]))
+        (tensor([5.]), tensor([2.]))
+    """
+
+    def __init__(self, tau: float = 0.01):
+        super().__init__()
+        self.tau = tau
+        self.register_buffer("value", torch.ones(1))
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Move the scale towards the spread of ``values`` (any shape)."""
+        percentiles = values.new_tensor([0.05, 0.95])
+        low, high = values.flatten().quantile(percentiles).to(self.value.dtype)
+        self.value.lerp_((high - low).clamp(min=1).view(1), self.tau)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``values`` divided by the scale."""
+        return values / self.value

@@ -1,0 +1,130 @@
+"""The latent world model: encoder, dynamics, reward and termination."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+
+from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
+
+__all__ = ["TDMPC2WorldModel"]
+
+
+class TDMPC2WorldModel(TensorDictModuleBase):
+    """World model in a latent space without a decoder (section 3.1, arXiv 2310.16828).
+
+    Built from parts, each an ``nn.Module`` of your own choice; see
+    :func:`~torchrl_tdmpc.modules.make_networks` for the published ones::
+
+        encode       z = h(s)             encoder(observation)             -> [..., L]
+        next         z' = d(z, a)         dynamics(cat(latent, action))    -> [..., L]
+        reward       r = R(z, a)          reward_head(cat(latent, action)) -> [..., num_bins]
+        termination  p = sigmoid T(z')    termination_head(latent)         -> [..., 1]
+
+    As a TensorDict module it is the latent rollout: it reads ``observation`` ``[B, H, *]`` (of
+    which only the first step is used) and ``action`` ``[B, H, A]``, and writes ``latent``
+    ``[B, H, L]``, z_0 .. z_{H-1}, and ``("next", "latent")``, z_1 .. z_H.
+
+    Args:
+        encoder: the observation's encoder h.
+        dynamics: the latent dynamics d.
+        reward_head: logits of the two-hot reward R.
+        termination_head: logit of the probability that the episode ended on arriving in z'; None
+            for tasks that never terminate.
+        latent_dim: size of the latent, L.
+        two_hot: the support of the reward distribution.
+        observation_key: where the observation is read.
+        action_key: where the action is read.
+        latent_key: where the latent is written.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> world_model = TDMPC2WorldModel(
+        ...     encoder=nn.Linear(3, 16),
+        ...     dynamics=nn.Linear(16 + 2, 16),
+        ...     reward_head=nn.Linear(16 + 2, 101),
+        ...     latent_dim=16,
+        ... )
+        >>> batch = TensorDict(
+        ...     observation=torch.randn(5, 4, 3), action=torch.randn(5, 4, 2), batch_size=(5, 4)
+        ... )
+        >>> rollout = world_model(batch)
+        >>> torch.equal(rollout["latent"][:, 1:], rollout["next", "latent"][:, :-1])
+        True
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dynamics: nn.Module,
+        reward_head: nn.Module,
+        termination_head: nn.Module | None = None,
+        *,
+        latent_dim: int,
+        two_hot: SymlogTwoHot = SymlogTwoHot(),
+        observation_key: NestedKey = "observation",
+        action_key: NestedKey = "action",
+        latent_key: NestedKey = "latent",
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.dynamics = dynamics
+        self.reward_head = reward_head
+        self.termination_head = termination_head
+        self.latent_dim = latent_dim
+        self.two_hot = two_hot
+        self.in_keys = [observation_key, action_key]
+        self.out_keys = [latent_key, unravel_key(("next", latent_key))]
+
+    @property
+    def episodic(self) -> bool:
+        """Whether the model predicts terminations."""
+        return self.termination_head is not None
+
+    def encode(self, observation: Tensor) -> Tensor:
+        """Latent ``[..., L]`` of an observation."""
+        return self.encoder(observation)
+
+    def next(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Latent ``[..., L]`` after taking ``action`` ``[..., A]`` in ``latent`` ``[..., L]``."""
+        return self.dynamics(torch.cat([latent, action], -1))
+
+    def reward_logits(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Two-hot reward logits ``[..., num_bins]``."""
+        return self.reward_head(torch.cat([latent, action], -1))
+
+    def reward(self, latent: Tensor, action: Tensor) -> Tensor:
+        """Decoded reward ``[..., 1]``."""
+        return self.two_hot.decode(self.reward_logits(latent, action))
+
+    def termination_logit(self, latent: Tensor) -> Tensor:
+        """Logit ``[..., 1]`` of the probability that the episode ended on arriving in ``latent``."""
+        return self.termination_head(latent)
+
+    def termination(self, latent: Tensor) -> Tensor:
+        """Probability ``[..., 1]`` that the episode ended on arriving in ``latent``."""
+        return self.termination_logit(latent).sigmoid()
+
+    def unroll(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Encode the first observation and follow the actions in latent space.
+
+        Args:
+            observation: s_0, ``[B, *]``.
+            action: a_0 .. a_{H-1}, ``[B, H, A]``.
+
+        Returns:
+            z_0 .. z_H, ``[B, H + 1, L]``.
+        """
+        latents = [self.encode(observation)]
+        for a in action.unbind(1):
+            latents.append(self.next(latents[-1], a))
+        return torch.stack(latents, 1)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the latent rollout of a batch ``[B, H]``."""
+        observation, action = (tensordict.get(key) for key in self.in_keys)
+        latents = self.unroll(observation[:, 0], action)
+        tensordict.set(self.out_keys[0], latents[:, :-1])
+        return tensordict.set(self.out_keys[1], latents[:, 1:])

@@ -1,0 +1,314 @@
+"""The TD-MPC2 objective: one loss for the world model and the Q-functions, one for the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams, unravel_key
+from tensordict.nn import dispatch
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from torchrl_tdmpc.modules import PolicyPrior, QEnsemble, RunningPercentileScale, TDMPC2WorldModel
+
+__all__ = ["TDMPC2Loss"]
+
+
+class TDMPC2Loss(LossModule):
+    """TD-MPC2 loss (equations 3 and 4, arXiv 2310.16828).
+
+    An update is :meth:`model_loss`, a step of the model's optimiser, :meth:`actor_loss` on the
+    rollout that ``model_loss`` returned, a step of the policy's optimiser, and a
+    :class:`~torchrl.objectives.SoftUpdate` of the target Q-functions; see
+    :class:`torchrl_tdmpc.training.TDMPC2Update`.
+
+    Every ``loss_*`` is multiplied by its coefficient; the raw value stands beside it without that
+    prefix. Sums over the horizon are weighted by ``rho ** t`` and divided by its length, the
+    termination term excepted, as published.
+
+    Args:
+        world_model: encoder, dynamics, reward and, for tasks that terminate, termination.
+        policy_prior: the policy.
+        q_ensemble: the Q-functions; their targets are created here.
+
+    Keyword Args:
+        discount: discount factor of the TD target, gamma, in (0, 1).
+        rho: decay of the weight of later steps of the rollout.
+        consistency_coef: weight of the latent consistency loss.
+        reward_coef: weight of the reward loss.
+        value_coef: weight of the value loss.
+        termination_coef: weight of the termination loss.
+        entropy_coef: weight of the scaled entropy in the policy loss.
+        value_scale_tau: weight of the newest percentile range in the running value scale.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``; the last gives the weighted terms ``[B, H]``
+            (``[B, H + 1]`` for the policy), whose mean is the loss.
+
+    Raises:
+        ValueError: a discount outside (0, 1), or an unknown reduction.
+
+    Examples:
+        >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
+        >>> loss = TDMPC2Loss(*make_networks((3,), 2, MODEL_SIZES[1]), discount=0.99)
+        >>> batch = TensorDict(
+        ...     observation=torch.randn(5, 3, 3),
+        ...     action=torch.rand(5, 3, 2) * 2 - 1,
+        ...     next=TensorDict(
+        ...         observation=torch.randn(5, 3, 3),
+        ...         reward=torch.randn(5, 3, 1),
+        ...         terminated=torch.zeros(5, 3, 1, dtype=torch.bool),
+        ...         batch_size=(5, 3),
+        ...     ),
+        ...     batch_size=(5, 3),
+        ... )
+        >>> model = loss.model_loss(batch)
+        >>> actor = loss.actor_loss(model["rollout"])
+        >>> sorted(k for k in [*model.keys(), *actor.keys()] if k.startswith("loss_"))
+        ['loss_actor', 'loss_consistency', 'loss_reward', 'loss_value']
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Names of the entries that are read and written; ``set_keys`` changes them.
+
+        ``observation``, ``action``, ``reward`` and ``terminated`` are read from the batch (the last
+        two, and the observation that follows, under ``"next"``). ``latent``, ``target_latent`` and
+        ``state_value`` are written into the rollout (the last two under ``"next"``).
+        """
+
+        observation: NestedKey = "observation"
+        action: NestedKey = "action"
+        reward: NestedKey = "reward"
+        terminated: NestedKey = "terminated"
+        latent: NestedKey = "latent"
+        target_latent: NestedKey = "target_latent"
+        state_value: NestedKey = "state_value"
+
+    tensor_keys: _AcceptedKeys
+    default_keys = _AcceptedKeys
+
+    world_model: TDMPC2WorldModel
+    world_model_params: TensorDictParams
+    target_world_model_params: TensorDictParams
+    policy_prior: PolicyPrior
+    policy_prior_params: TensorDictParams
+    target_policy_prior_params: TensorDictParams
+    q_ensemble: QEnsemble
+    q_ensemble_params: TensorDictParams
+    target_q_ensemble_params: TensorDictParams
+
+    def __init__(
+        self,
+        world_model: TDMPC2WorldModel,
+        policy_prior: PolicyPrior,
+        q_ensemble: QEnsemble,
+        *,
+        discount: float,
+        rho: float = 0.5,
+        consistency_coef: float = 20.0,
+        reward_coef: float = 0.1,
+        value_coef: float = 0.1,
+        termination_coef: float = 1.0,
+        entropy_coef: float = 1e-4,
+        value_scale_tau: float = 0.01,
+        reduction: str = "mean",
+    ):
+        if not 0 < discount < 1:
+            raise ValueError(f"discount is {discount}; it must lie strictly between 0 and 1.")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
+        super().__init__()
+        self.convert_to_functional(world_model, "world_model")
+        self.convert_to_functional(policy_prior, "policy_prior")
+        self.convert_to_functional(q_ensemble, "q_ensemble", create_target_params=True)
+        self.value_scale = RunningPercentileScale(value_scale_tau)
+        self.discount = discount
+        self.rho = rho
+        self.consistency_coef = consistency_coef
+        self.reward_coef = reward_coef
+        self.value_coef = value_coef
+        self.termination_coef = termination_coef
+        self.entropy_coef = entropy_coef
+        self.reduction = reduction
+        self._set_in_keys()
+
+    def _set_in_keys(self) -> None:
+        keys = self.tensor_keys
+        self.in_keys = [
+            keys.observation,
+            keys.action,
+            _next(keys.observation),
+            _next(keys.reward),
+            _next(keys.terminated),
+        ]
+
+    @property
+    def out_keys(self) -> list[str]:
+        """What :meth:`forward` writes."""
+        terms = ["consistency", "reward", "value", "actor"]
+        if self.world_model.episodic:
+            terms.append("termination")
+        return [f"loss_{term}" for term in terms] + terms + ["entropy", "value_scale"]
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """All losses at once, for trainers that step every parameter after one backward pass.
+
+        The gradients of the model's and the policy's losses are disjoint, so their sum can be
+        differentiated. The published order differs in one point: there the policy loss sees the
+        Q-functions after the model's step, here before it.
+
+        Args:
+            tensordict: a batch ``[B, H]``.
+
+        Returns:
+            The entries of :attr:`out_keys`.
+        """
+        losses = self.model_loss(tensordict)
+        losses.update(self.actor_loss(losses.pop("rollout")))
+        return losses.select(*self.out_keys)
+
+    def model_loss(
+        self,
+        batch: TensorDictBase,
+        *,
+        policy_eps: Tensor | None = None,
+        q_pair: Tensor | None = None,
+    ) -> TensorDict:
+        """Loss of world model and Q-functions.
+
+        Args:
+            batch: consecutive transitions ``[B, H]``; it is not changed.
+            policy_eps: noise of the policy's action in the TD target, ``[B, H, A]``.
+            q_pair: the two target Q-functions in the TD target, int64 ``[2]``.
+
+        Returns:
+            ``loss_consistency``, ``loss_reward``, ``loss_value`` and ``loss_termination`` (if the
+            model is episodic), their raw values, and ``rollout``, the latent rollout ``[B, H]`` that
+            :meth:`actor_loss` and auxiliary losses read.
+        """
+        keys = self.tensor_keys
+        action = batch.get(keys.action)
+        reward = batch.get(_next(keys.reward))
+        terminated = batch.get(_next(keys.terminated)).to(reward.dtype)
+
+        # Targets: encode(s_1 .. s_H), and r + gamma (1 - terminated) V(s')
+        with torch.no_grad():
+            target_latent = self.world_model.encode(batch.get(_next(keys.observation)))
+            state_value = self._bootstrap(target_latent, policy_eps, q_pair)
+            td_target = reward + self.discount * (1 - terminated) * state_value
+
+        # Rollout: z_0 = h(s_0), z_{t+1} = d(z_t, a_t)
+        latents = self.world_model.unroll(batch.get(keys.observation)[:, 0], action)
+        latent, next_latent = latents[:, :-1], latents[:, 1:]
+
+        # Predictions
+        reward_logits = self.world_model.reward_logits(latent, action)
+        q_logits = self.q_ensemble.logits(
+            latent, action, params=self.q_ensemble_params, dropout=True
+        )
+
+        # Losses at every step of the rollout, [B, H]
+        terms = {
+            "consistency": (next_latent - target_latent).square().mean(-1),
+            "reward": self.world_model.two_hot.cross_entropy(reward_logits, reward).squeeze(-1),
+            "value": self.q_ensemble.two_hot.cross_entropy(q_logits, td_target)
+            .squeeze(-1)
+            .mean(0),
+        }
+        terms = {name: term * self._rho_weights(term) for name, term in terms.items()}
+        if self.world_model.episodic:
+            terms["termination"] = F.binary_cross_entropy_with_logits(
+                self.world_model.termination_logit(next_latent), terminated, reduction="none"
+            ).squeeze(-1)
+
+        losses = TensorDict()
+        for name, term in terms.items():
+            raw = self._reduce_loss(term, batch)
+            losses[f"loss_{name}"] = getattr(self, f"{name}_coef") * raw
+            losses[name] = raw.detach()
+        losses["rollout"] = TensorDict(
+            {
+                keys.latent: latent,
+                keys.action: action,
+                _next(keys.latent): next_latent,
+                _next(keys.target_latent): target_latent,
+                _next(keys.state_value): state_value,
+                _next(keys.reward): reward,
+                _next(keys.terminated): batch.get(_next(keys.terminated)),
+            },
+            batch_size=batch.batch_size,
+        ).update(batch.select(*self._loss_mask_keys(), strict=False))
+        return losses
+
+    def actor_loss(
+        self,
+        rollout: TensorDictBase,
+        *,
+        policy_eps: Tensor | None = None,
+        q_pair: Tensor | None = None,
+    ) -> TensorDict:
+        """Loss of the policy prior: maximum-entropy policy gradient through the Q-functions.
+
+        In training mode the running value scale is first updated from the values at z_0.
+
+        Args:
+            rollout: the latent rollout ``[B, H]``; its latents are detached here.
+            policy_eps: noise of the policy's action, ``[B, H + 1, A]``.
+            q_pair: the two Q-functions whose mean is maximised, int64 ``[2]``.
+
+        Returns:
+            ``loss_actor``, its value again as ``actor``, ``entropy`` and ``value_scale``.
+        """
+        key = self.tensor_keys.latent
+        latent = torch.cat([rollout.get(key), rollout.get(_next(key))[:, -1:]], 1).detach()
+        policy = self.policy_prior.sample(latent, policy_eps)
+
+        # Q(z, pi(z)): gradients flow through the action, not into the Q-functions
+        value = self.q_ensemble.value(
+            latent,
+            policy.action,
+            params=self.q_ensemble_params.data,
+            pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
+            dropout=True,
+        ).mean(0)
+        if self.training:
+            self.value_scale.update(value[:, 0])
+
+        # -(alpha H + Q / scale)
+        objective = self.entropy_coef * policy.scaled_entropy + self.value_scale(value)
+        term = -objective.squeeze(-1)
+        loss = self._reduce_loss(
+            term * self._rho_weights(term), self._masks_of_all_latents(rollout)
+        )
+        return TensorDict(
+            loss_actor=loss,
+            actor=loss.detach(),
+            entropy=policy.entropy.detach().mean(),
+            value_scale=self.value_scale.value.detach().clone().squeeze(),
+        )
+
+    def _bootstrap(
+        self, latent: Tensor, policy_eps: Tensor | None, q_pair: Tensor | None
+    ) -> Tensor:
+        """V(s') ``[..., 1]``: the smaller of two target Q-functions at the policy's action."""
+        return self.q_ensemble.value(
+            latent,
+            self.policy_prior.act(latent, policy_eps),
+            params=self.target_q_ensemble_params,
+            pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
+        ).amin(0)
+
+    def _rho_weights(self, term: Tensor) -> Tensor:
+        """rho ** t for the steps of a term ``[B, T]``."""
+        return self.rho ** torch.arange(term.shape[1], dtype=term.dtype, device=term.device)
+
+    def _masks_of_all_latents(self, rollout: TensorDictBase) -> TensorDictBase:
+        """The rollout's loss masks for z_0 .. z_H: z_H counts where the last transition does."""
+        masks = rollout.select(*self._loss_mask_keys(), strict=False)
+        return torch.cat([masks, masks[:, -1:]], 1)
+
+
+def _next(key: NestedKey) -> NestedKey:
+    return unravel_key(("next", key))

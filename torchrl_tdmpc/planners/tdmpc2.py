@@ -1,0 +1,317 @@
+"""The planner: MPPI over imagined trajectories, guided by the policy prior."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from torch import Tensor
+from torchrl.data import Unbounded
+from torchrl.envs import TensorDictPrimer
+from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.modules import MPCPlannerBase
+
+from torchrl_tdmpc.modules import PolicyPrior, QEnsemble
+from torchrl_tdmpc.planners.latent_env import LatentEnv
+
+__all__ = ["Plan", "PlanDraws", "TDMPC2Planner"]
+
+
+class PlanDraws(NamedTuple):
+    """Every random number of one planning call.
+
+    E environments, H horizon, A action, N samples, P policy trajectories, I iterations, K elites.
+    Only ``q_pair`` is shared by the environments.
+    """
+
+    policy_trajectories: Tensor  #: [E, H, P, A], standard normal
+    samples: Tensor  #: [I, E, H, N - P, A], standard normal
+    terminal_policy: Tensor  #: [I, E, N, A], standard normal
+    q_pair: Tensor  #: [I, 2], the two Q-functions that value an iteration's trajectories
+    elite: Tensor  #: [E, K], exponential with rate 1: picks the elite that is followed
+    action: Tensor  #: [E, A], standard normal: exploration
+
+
+class Plan(NamedTuple):
+    """What one planning call found."""
+
+    action: Tensor  #: [E, A]
+    mean: Tensor  #: [E, H, A], the action distribution's mean, which warm-starts the next call
+    std: Tensor  #: [E, H, A]
+    elite_value: Tensor  #: [E, K], values of the last iteration's elites, best first
+    nan_values: Tensor  #: scalar, how many trajectory values were NaN
+
+
+class TDMPC2Planner(MPCPlannerBase):
+    """Model predictive path integral control in latent space (section 3.2, arXiv 2310.16828).
+
+    As a TensorDict module it reads the observation and the previous plan's mean, and writes the
+    action and this plan's mean, for any batch of environments: all of them are planned for
+    together, each with its own warm start. The mean is policy state: append
+    :meth:`make_tensordict_primer` to the environment, or let
+    ``Collector(auto_register_policy_transforms=True)`` do it, so that it is carried from step to
+    step and zeroed where an environment resets.
+
+    Under ``ExplorationType.RANDOM`` the action is perturbed by the plan's standard deviation;
+    otherwise it is the elite's own.
+
+    Args:
+        env: the latent environment; its world model imagines.
+        policy_prior: proposes trajectories, and acts after the horizon.
+        q_ensemble: values what comes after the horizon.
+
+    Keyword Args:
+        discount: discount factor, gamma, in (0, 1).
+        horizon: number of decisions planned ahead, H.
+        iterations: number of refinements of the action distribution; ``"auto"`` is 6, or 8 from 20
+            action dimensions on.
+        num_samples: trajectories valued in each iteration, N.
+        num_elites: best trajectories that refit the distribution, K.
+        num_policy_trajs: trajectories that the policy prior proposes, P, part of N.
+        min_std: lower limit of the action distribution's standard deviation.
+        max_std: upper limit of the same, and its value before the first iteration.
+        temperature: of the elites' softmax weights; higher is greedier.
+        mpc: False acts with the policy prior alone: a sample when exploring, else its mode.
+        previous_mean_key: where the mean is carried.
+
+    Attributes:
+        nan_values: running count of trajectory values that were NaN and counted as 0.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
+        >>> world_model, policy_prior, q_ensemble = make_networks((3,), 2, MODEL_SIZES[1])
+        >>> env = LatentEnv(world_model, action_dim=2)
+        >>> planner = TDMPC2Planner(env, policy_prior, q_ensemble, discount=0.99)
+        >>> data = TensorDict(
+        ...     observation=torch.randn(4, 3), _previous_mean=torch.zeros(4, 3, 2), batch_size=4
+        ... )
+        >>> planner(data)["action"].shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(
+        self,
+        env: LatentEnv,
+        policy_prior: PolicyPrior,
+        q_ensemble: QEnsemble,
+        *,
+        discount: float,
+        horizon: int = 3,
+        iterations: int | Literal["auto"] = "auto",
+        num_samples: int = 512,
+        num_elites: int = 64,
+        num_policy_trajs: int = 24,
+        min_std: float = 0.05,
+        max_std: float = 2.0,
+        temperature: float = 0.5,
+        mpc: bool = True,
+        previous_mean_key: NestedKey = "_previous_mean",
+    ):
+        super().__init__(env, action_key=env.action_key)
+        self.world_model = env.world_model
+        self.policy_prior = policy_prior
+        self.q_ensemble = q_ensemble
+        self.action_dim = self.action_spec.shape[-1]
+        if iterations == "auto":
+            iterations = 6 if self.action_dim < 20 else 8
+        self.discount = discount
+        self.horizon = horizon
+        self.iterations = iterations
+        self.num_samples = num_samples
+        self.num_elites = num_elites
+        self.num_policy_trajs = num_policy_trajs
+        self.min_std = min_std
+        self.max_std = max_std
+        self.temperature = temperature
+        self.mpc = mpc
+        self._refuse_bad_arguments()
+        self.in_keys = [env.observation_key, previous_mean_key]
+        self.out_keys = [env.action_key, unravel_key(("next", previous_mean_key))]
+        self.register_buffer("nan_values", torch.zeros((), dtype=torch.long), persistent=False)
+
+    def _refuse_bad_arguments(self) -> None:
+        limits = {
+            "horizon": (self.horizon >= 1, "at least 1"),
+            "iterations": (self.iterations >= 1, "'auto' or at least 1"),
+            "num_elites": (
+                1 <= self.num_elites <= self.num_samples,
+                f"between 1 and planner.num_samples = {self.num_samples}",
+            ),
+            "num_policy_trajs": (
+                0 <= self.num_policy_trajs <= self.num_samples,
+                f"between 0 and planner.num_samples = {self.num_samples}",
+            ),
+            "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
+            "temperature": (self.temperature > 0, "positive"),
+            "discount": (0 < self.discount < 1, "strictly between 0 and 1"),
+        }
+        for name, (holds, allowed) in limits.items():
+            if not holds:
+                raise ValueError(f"planner.{name} is {getattr(self, name)}; it must be {allowed}.")
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform that carries the plan's mean in an environment: zero after each reset."""
+        parameter = next(self.world_model.parameters())
+        spec = Unbounded(
+            (self.horizon, self.action_dim), device=parameter.device, dtype=parameter.dtype
+        )
+        return TensorDictPrimer({self.in_keys[1]: spec}, default_value=0.0, expand_specs=True)
+
+    def forward(
+        self, tensordict: TensorDictBase, tensordict_out: TensorDictBase | None = None
+    ) -> TensorDictBase:
+        """Write the action and, under ``"next"``, the mean that warm-starts the next call.
+
+        Raises:
+            KeyError: the previous mean is missing.
+        """
+        action, mean = self._act(tensordict)
+        out = tensordict if tensordict_out is None else tensordict_out
+        out.set(self.out_keys[0], action)
+        return out.set(self.out_keys[1], mean)
+
+    def planning(self, tensordict: TensorDictBase) -> Tensor:
+        """The action ``[*envs, A]`` alone."""
+        return self._act(tensordict)[0]
+
+    @torch.no_grad()
+    def _act(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Action ``[*envs, A]`` and mean ``[*envs, H, A]`` for a tensordict ``[*envs]``."""
+        observation_key, mean_key = self.in_keys
+        if tensordict.get(mean_key, None) is None:
+            raise KeyError(
+                f"the planner's warm start {mean_key!r} is missing: append "
+                "planner.make_tensordict_primer() to the environment, or build the collector with "
+                "auto_register_policy_transforms=True."
+            )
+        envs = tensordict.select(observation_key, mean_key).reshape(-1)
+        observation, mean = envs.get(observation_key), envs.get(mean_key)
+        explore = exploration_type() == ExplorationType.RANDOM
+        latent = self.world_model.encode(observation)
+        if self.mpc:
+            plan = self.plan(latent, mean, explore=explore)
+            action, mean = plan.action, plan.mean
+            self.nan_values += plan.nan_values
+        else:
+            action = self.policy_prior.act(latent) if explore else self.policy_prior.mode(latent)
+        batch_size = tensordict.batch_size
+        return action.reshape(*batch_size, -1), mean.reshape(*batch_size, *mean.shape[1:])
+
+    def draw(self, latent: Tensor) -> PlanDraws:
+        """Draw the random numbers of one planning call for latents ``[E, L]``."""
+        envs, horizon, action = len(latent), self.horizon, self.action_dim
+        prior, sampled = self.num_policy_trajs, self.num_samples - self.num_policy_trajs
+        iterations = self.iterations
+
+        def normal(*shape: int) -> Tensor:
+            return latent.new_empty(shape).normal_()
+
+        return PlanDraws(
+            policy_trajectories=normal(envs, horizon, prior, action),
+            samples=normal(iterations, envs, horizon, sampled, action),
+            terminal_policy=normal(iterations, envs, self.num_samples, action),
+            q_pair=torch.stack([self.q_ensemble.draw_pair() for _ in range(iterations)]),
+            elite=latent.new_empty(envs, self.num_elites).exponential_(),
+            action=normal(envs, action),
+        )
+
+    def plan(
+        self,
+        latent: Tensor,
+        previous_mean: Tensor,
+        draws: PlanDraws | None = None,
+        *,
+        explore: bool = True,
+    ) -> Plan:
+        """Plan for E environments together.
+
+        Args:
+            latent: encoded observations, ``[E, L]``.
+            previous_mean: means of the previous call, not yet shifted, ``[E, H, A]``; zero at the
+                first step of an episode.
+            draws: the random numbers; drawn here when None.
+            explore: whether the action is perturbed.
+        """
+        draws = self.draw(latent) if draws is None else draws
+        z = latent.unsqueeze(1)
+        policy_actions = self.policy_trajectories(z, draws.policy_trajectories)
+
+        # Warm start: the previous mean one step later, and no knowledge of the last step
+        mean = torch.cat([previous_mean[:, 1:], torch.zeros_like(previous_mean[:, :1])], 1)
+        std = torch.full_like(mean, self.max_std)
+        nan_values = torch.zeros_like(self.nan_values)
+        for i in range(self.iterations):
+            # Candidates: a_t ~ N(mean_t, std_t), beside the policy's own trajectories
+            samples = mean.unsqueeze(2) + std.unsqueeze(2) * draws.samples[i]
+            actions = torch.cat([policy_actions, samples.clamp(-1, 1)], 2)
+
+            value = self.trajectory_value(z, actions, draws.terminal_policy[i], draws.q_pair[i])
+            nan_values += value.isnan().sum()
+            value = value.nan_to_num(0).squeeze(-1)
+
+            # Elites, weighted by softmax(temperature * value), refit mean and std
+            elite_value, elite = value.topk(self.num_elites, dim=1)
+            elite = elite[:, None, :, None].expand(-1, *actions.shape[1:2], -1, self.action_dim)
+            elite_actions = actions.gather(2, elite)
+            score = (self.temperature * elite_value).softmax(1)
+            weight = score[:, None, :, None]
+            mean = (weight * elite_actions).sum(2)
+            variance = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2)
+            std = variance.sqrt().clamp(self.min_std, self.max_std)
+
+        # Follow one elite, drawn by its score (Gumbel trick), for one step
+        chosen = (score.log() - draws.elite.log()).argmax(1)
+        action = elite_actions[torch.arange(len(chosen), device=chosen.device), 0, chosen]
+        if explore:
+            action = action + std[:, 0] * draws.action
+        return Plan(action.clamp(-1, 1), mean, std, elite_value, nan_values)
+
+    def policy_trajectories(self, latent: Tensor, eps: Tensor) -> Tensor:
+        """Actions ``[E, H, P, A]`` of the policy prior, imagined from ``latent`` ``[E, 1, L]``.
+
+        Args:
+            latent: where the trajectories start.
+            eps: noise of the policy, ``[E, H, P, A]``.
+        """
+        latent = latent.expand(-1, eps.shape[2], -1)
+        actions = []
+        for t, noise in enumerate(eps.unbind(1)):
+            if t > 0:
+                latent = self.world_model.next(latent, actions[-1])
+            actions.append(self.policy_prior.act(latent, noise))
+        return torch.stack(actions, 1)
+
+    def trajectory_value(
+        self, latent: Tensor, actions: Tensor, terminal_eps: Tensor, q_pair: Tensor
+    ) -> Tensor:
+        """Imagined return of action sequences (equation 5, arXiv 2310.16828).
+
+        ``sum_t gamma^t alive_t r_t + gamma^H alive_H Q(z_H, pi(z_H))``, where a trajectory is alive
+        until the model predicts a termination, and Q is the mean of the drawn pair.
+
+        Args:
+            latent: where the trajectories start, ``[E, 1, L]``.
+            actions: ``[E, H, N, A]``.
+            terminal_eps: noise of the policy at the horizon, ``[E, N, A]``.
+            q_pair: int64 indices of two Q-functions.
+
+        Returns:
+            ``[E, N, 1]``.
+        """
+        z = latent.expand(-1, actions.shape[2], -1)
+        value, discount, alive = 0.0, 1.0, 1.0
+        for a in actions.unbind(1):
+            reward = self.world_model.reward(z, a)
+            z = self.world_model.next(z, a)
+            value = value + discount * alive * reward
+            discount = discount * self.discount
+            if self.world_model.episodic:
+                alive = alive * (self.world_model.termination(z) <= 0.5)
+        terminal_action = self.policy_prior.act(z, terminal_eps)
+        terminal_value = self.q_ensemble.value(z, terminal_action, pair=q_pair).mean(0)
+        return value + discount * alive * terminal_value

@@ -1,0 +1,120 @@
+"""One update: from a batch of slices to a TensorDict of metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch.nn.utils import clip_grad_norm_
+from torchrl.objectives import SoftUpdate
+
+from torchrl_tdmpc.objectives import TDMPC2Loss
+
+__all__ = ["TDMPC2Update"]
+
+
+class TDMPC2Update:
+    """The published update of world model, Q-functions, policy prior and targets.
+
+    Args:
+        loss: the objective, and through it the networks.
+
+    Keyword Args:
+        lr: learning rate of both optimisers.
+        encoder_lr_scale: factor on the encoder's learning rate.
+        grad_clip_norm: largest norm of the model's gradient, and of the policy's.
+        tau: weight of the newest Q-functions in their targets.
+
+    Attributes:
+        model_optimizer: Adam over encoder, dynamics, heads and Q-functions.
+        actor_optimizer: Adam over the policy prior, with its own epsilon.
+        metric_names: the keys of what a call returns.
+
+    Examples:
+        >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
+        >>> loss = TDMPC2Loss(*make_networks((3,), 2, MODEL_SIZES[1]), discount=0.99)
+        >>> update = TDMPC2Update(loss)
+        >>> transitions = TensorDict(
+        ...     observation=torch.randn(5, 3),
+        ...     reward=torch.randn(5, 1),
+        ...     terminated=torch.zeros(5, 1, dtype=torch.bool),
+        ...     batch_size=5,
+        ... )
+        >>> batch = TensorDict(
+        ...     observation=torch.randn(5, 3), action=torch.rand(5, 2), next=transitions, batch_size=5
+        ... )
+        >>> metrics = update(batch.unsqueeze(1))
+        >>> sorted(metrics.keys()) == sorted(update.metric_names)
+        True
+    """
+
+    def __init__(
+        self,
+        loss: TDMPC2Loss,
+        *,
+        lr: float = 3e-4,
+        encoder_lr_scale: float = 0.3,
+        grad_clip_norm: float = 20.0,
+        tau: float = 0.01,
+    ):
+        for name, value in (("lr", lr), ("grad_clip_norm", grad_clip_norm), ("tau", tau)):
+            if not value > 0:
+                raise ValueError(f"train.{name} is {value}; it must be positive.")
+        self.loss = loss
+        self.grad_clip_norm = grad_clip_norm
+        encoder = list(loss.world_model.encoder.parameters())
+        rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
+        rest += loss.q_ensemble.parameters()
+        self.model_optimizer = torch.optim.Adam(
+            [{"params": encoder, "lr": lr * encoder_lr_scale}, {"params": rest}],
+            lr=lr,
+            eps=1e-8,
+            fused=True,
+        )
+        self.actor_optimizer = torch.optim.Adam(
+            loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
+        )
+        self.target_update = SoftUpdate(loss, tau=tau)
+        self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor"]
+
+    def __call__(
+        self,
+        batch: TensorDictBase,
+        model_draws: dict[str, Any] | None = None,
+        actor_draws: dict[str, Any] | None = None,
+    ) -> TensorDict:
+        """Do one optimisation step.
+
+        Args:
+            batch: consecutive transitions ``[B, H]``.
+            model_draws: the random draws of :meth:`TDMPC2Loss.model_loss`; drawn there when None.
+            actor_draws: the random draws of :meth:`TDMPC2Loss.actor_loss`; drawn there when None.
+
+        Returns:
+            Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
+            and value scale.
+        """
+        # World model and Q-functions
+        model = self.loss.model_loss(batch, **model_draws or {})
+        rollout = model.pop("rollout")
+        grad_norm_model = self._step(self.model_optimizer, model)
+
+        # Policy prior, on the same latents, with the Q-functions as they are now
+        actor = self.loss.actor_loss(rollout, **actor_draws or {})
+        grad_norm_actor = self._step(self.actor_optimizer, actor)
+
+        # Target Q-functions: target <- lerp(target, online, tau)
+        self.target_update.step()
+        return TensorDict(
+            **model, **actor, grad_norm_model=grad_norm_model, grad_norm_actor=grad_norm_actor
+        ).detach()
+
+    def _step(self, optimizer: torch.optim.Optimizer, losses: TensorDict) -> torch.Tensor:
+        """Minimise the sum of every ``loss_*``; returns the gradient norm before clipping."""
+        optimizer.zero_grad()
+        sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
+        optimizer.step()
+        return grad_norm
