@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,13 @@ class TDMPC2Loss(LossModule):
         self.entropy_coef = entropy_coef
         self.reduction = reduction
         self._set_in_keys()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # A copied TensorDictParams holds clones: take the copied networks' own weights instead
+        for name in ("world_model", "policy_prior", "q_ensemble"):
+            params = TensorDict.from_module(getattr(self, name), as_module=True)
+            setattr(self, f"{name}_params", params)
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
