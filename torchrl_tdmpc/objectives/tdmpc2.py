@@ -133,6 +133,10 @@ class TDMPC2Loss(LossModule):
         self.entropy_coef = entropy_coef
         self.reduction = reduction
         self._set_in_keys()
+        terms = ["consistency", "reward", "value", "actor"]
+        if world_model.episodic:
+            terms.append("termination")
+        self.out_keys = [f"loss_{term}" for term in terms] + terms + ["entropy", "value_scale"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -151,14 +155,6 @@ class TDMPC2Loss(LossModule):
             _next(keys.terminated),
         ]
 
-    @property
-    def out_keys(self) -> list[str]:
-        """What :meth:`forward` writes."""
-        terms = ["consistency", "reward", "value", "actor"]
-        if self.world_model.episodic:
-            terms.append("termination")
-        return [f"loss_{term}" for term in terms] + terms + ["entropy", "value_scale"]
-
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """All losses at once, for trainers that step every parameter after one backward pass.
@@ -171,7 +167,7 @@ class TDMPC2Loss(LossModule):
             tensordict: a batch ``[B, H]``.
 
         Returns:
-            The entries of :attr:`out_keys`.
+            The entries of ``out_keys``.
         """
         losses = self.model_loss(tensordict)
         losses.update(self.actor_loss(losses.pop("rollout")))
