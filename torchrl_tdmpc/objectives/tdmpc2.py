@@ -242,7 +242,7 @@ class TDMPC2Loss(LossModule):
                 _next(keys.reward): reward,
                 _next(keys.terminated): batch.get(_next(keys.terminated)),
             },
-            batch_size=batch.batch_size,
+            batch_size=action.shape[:2],
         ).update(batch.select(*self._loss_mask_keys(), strict=False))
         return losses
 
