@@ -230,7 +230,7 @@ def test_bad_arguments_of_make_env(arguments, message):
     def make(seed):
         raise AssertionError("nothing may be built")
 
-    task = Task("none", "none", episode_length=1, action_repeat=1, make=make)
+    task = Task("none", "none", 1, 1, (1,), 1, make)
     with pytest.raises(ValueError) as error:
         make_env(task, **arguments)
     assert str(error.value) == message

@@ -65,6 +65,8 @@ def dmcontrol_task(name: str, episode_length: int | None = None) -> Task:
         backend="dmcontrol",
         episode_length=length,
         action_repeat=ACTION_REPEAT,
+        observation_shape=(sum(math.prod(obs.shape) for obs in env.observation_spec().values()),),
+        action_dim=math.prod(spec.shape),
         make=functools.partial(
             _make, domain, task, max_steps=None if length == declared else length
         ),

@@ -19,6 +19,8 @@ class Task:
         episode_length (int): time limit of an episode, in decisions. An episode that reaches it is
             truncated, not terminated.
         action_repeat (int): environment steps that one decision takes.
+        observation_shape (tuple of int): shape of one ``observation``.
+        action_dim (int): size of one ``action``, A.
         make (Callable[[int], EnvBase]): makes one environment of batch size ``[]`` from a seed. It
             reads ``action`` (float32, in [-1, 1]) and writes ``observation`` and ``reward``
             (float32), ``done``, ``terminated`` and ``truncated``.
@@ -28,6 +30,8 @@ class Task:
     backend: str
     episode_length: int
     action_repeat: int
+    observation_shape: tuple[int, ...]
+    action_dim: int
     make: Callable[[int], EnvBase]
 
 

@@ -116,7 +116,7 @@ class TDMPC2Loss(LossModule):
         reduction: str = "mean",
     ):
         if not 0 < discount < 1:
-            raise ValueError(f"discount is {discount}; it must lie strictly between 0 and 1.")
+            raise ValueError(f"loss.discount is {discount}; it must lie strictly between 0 and 1.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()

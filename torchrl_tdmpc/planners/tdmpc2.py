@@ -40,15 +40,16 @@ class Plan(NamedTuple):
     mean: Tensor  #: [E, H, A], the action distribution's mean, which warm-starts the next call
     std: Tensor  #: [E, H, A]
     elite_value: Tensor  #: [E, K], values of the last iteration's elites, best first
-    nan_values: Tensor  #: scalar, how many trajectory values were NaN
+    nan_values: Tensor  #: [E], how many trajectory values were NaN and counted as 0
 
 
 class TDMPC2Planner(MPCPlannerBase):
     """Model predictive path integral control in latent space (section 3.2, arXiv 2310.16828).
 
     As a TensorDict module it reads the observation and the previous plan's mean, and writes the
-    action and this plan's mean, for any batch of environments: all of them are planned for
-    together, each with its own warm start. The mean is policy state: append
+    action, this plan's mean and how many trajectory values were NaN, for any batch of environments:
+    all of them are planned for together, each with its own warm start. The mean is policy state:
+    append
     :meth:`make_tensordict_primer` to the environment, or let
     ``Collector(auto_register_policy_transforms=True)`` do it, so that it is carried from step to
     step and zeroed where an environment resets.
@@ -74,9 +75,7 @@ class TDMPC2Planner(MPCPlannerBase):
         temperature: of the elites' softmax weights; higher is greedier.
         mpc: False acts with the policy prior alone: a sample when exploring, else its mode.
         previous_mean_key: where the mean is carried.
-
-    Attributes:
-        nan_values: running count of trajectory values that were NaN and counted as 0.
+        nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
     Raises:
         ValueError: an argument out of its range.
@@ -111,6 +110,7 @@ class TDMPC2Planner(MPCPlannerBase):
         temperature: float = 0.5,
         mpc: bool = True,
         previous_mean_key: NestedKey = "_previous_mean",
+        nan_values_key: NestedKey = "nan_values",
     ):
         super().__init__(env, action_key=env.action_key)
         self.world_model = env.world_model
@@ -131,8 +131,11 @@ class TDMPC2Planner(MPCPlannerBase):
         self.mpc = mpc
         self._refuse_bad_arguments()
         self.in_keys = [env.observation_key, previous_mean_key]
-        self.out_keys = [env.action_key, unravel_key(("next", previous_mean_key))]
-        self.register_buffer("nan_values", torch.zeros((), dtype=torch.long), persistent=False)
+        self.out_keys = [
+            env.action_key,
+            unravel_key(("next", previous_mean_key)),
+            nan_values_key,
+        ]
 
     def _refuse_bad_arguments(self) -> None:
         limits = {
@@ -165,23 +168,23 @@ class TDMPC2Planner(MPCPlannerBase):
     def forward(
         self, tensordict: TensorDictBase, tensordict_out: TensorDictBase | None = None
     ) -> TensorDictBase:
-        """Write the action and, under ``"next"``, the mean that warm-starts the next call.
+        """Write the action, the mean that warm-starts the next call, and the number of NaN values.
 
         Raises:
             KeyError: the previous mean is missing.
         """
-        action, mean = self._act(tensordict)
         out = tensordict if tensordict_out is None else tensordict_out
-        out.set(self.out_keys[0], action)
-        return out.set(self.out_keys[1], mean)
+        for key, value in zip(self.out_keys, self._act(tensordict)):
+            out.set(key, value)
+        return out
 
     def planning(self, tensordict: TensorDictBase) -> Tensor:
         """The action ``[*envs, A]`` alone."""
         return self._act(tensordict)[0]
 
     @torch.no_grad()
-    def _act(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor]:
-        """Action ``[*envs, A]`` and mean ``[*envs, H, A]`` for a tensordict ``[*envs]``."""
+    def _act(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        """Action ``[*envs, A]``, mean ``[*envs, H, A]`` and NaN count ``[*envs]``."""
         observation_key, mean_key = self.in_keys
         if tensordict.get(mean_key, None) is None:
             raise KeyError(
@@ -195,12 +198,13 @@ class TDMPC2Planner(MPCPlannerBase):
         latent = self.world_model.encode(observation)
         if self.mpc:
             plan = self.plan(latent, mean, explore=explore)
-            action, mean = plan.action, plan.mean
-            self.nan_values += plan.nan_values
+            action, mean, nan_values = plan.action, plan.mean, plan.nan_values
         else:
             action = self.policy_prior.act(latent) if explore else self.policy_prior.mode(latent)
-        batch_size = tensordict.batch_size
-        return action.reshape(*batch_size, -1), mean.reshape(*batch_size, *mean.shape[1:])
+            nan_values = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
+        return tuple(
+            x.reshape(*tensordict.batch_size, *x.shape[1:]) for x in (action, mean, nan_values)
+        )
 
     def draw(self, latent: Tensor) -> PlanDraws:
         """Draw the random numbers of one planning call for latents ``[E, L]``."""
@@ -244,14 +248,14 @@ class TDMPC2Planner(MPCPlannerBase):
         # Warm start: the previous mean one step later, and no knowledge of the last step
         mean = torch.cat([previous_mean[:, 1:], torch.zeros_like(previous_mean[:, :1])], 1)
         std = torch.full_like(mean, self.max_std)
-        nan_values = torch.zeros_like(self.nan_values)
+        nan_values = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
         for i in range(self.iterations):
             # Candidates: a_t ~ N(mean_t, std_t), beside the policy's own trajectories
             samples = mean.unsqueeze(2) + std.unsqueeze(2) * draws.samples[i]
             actions = torch.cat([policy_actions, samples.clamp(-1, 1)], 2)
 
             value = self.trajectory_value(z, actions, draws.terminal_policy[i], draws.q_pair[i])
-            nan_values += value.isnan().sum()
+            nan_values += value.isnan().sum((1, 2))
             value = value.nan_to_num(0).squeeze(-1)
 
             # Elites, weighted by softmax(temperature * value), refit mean and std

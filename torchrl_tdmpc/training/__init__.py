@@ -1,5 +1,21 @@
 """How one update runs and what a run saves: update step, evaluation, checkpoints, logging."""
 
+from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.training.evaluation import evaluate
+from torchrl_tdmpc.training.interrupt import GracefulInterrupt
+from torchrl_tdmpc.training.logging import RunLog, plot_returns, write_config
+from torchrl_tdmpc.training.schedule import discount_heuristic, seed_decisions
 from torchrl_tdmpc.training.update import TDMPC2Update
 
-__all__ = ["TDMPC2Update"]
+__all__ = [
+    "GracefulInterrupt",
+    "RunLog",
+    "TDMPC2Update",
+    "discount_heuristic",
+    "evaluate",
+    "load_checkpoint",
+    "plot_returns",
+    "save_checkpoint",
+    "seed_decisions",
+    "write_config",
+]

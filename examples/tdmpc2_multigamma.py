@@ -1,0 +1,263 @@
+"""Train TD-MPC2 on a task: ``python examples/tdmpc2_multigamma.py env.task=walker-stand seed=2``.
+
+Every setting, with its meaning, stands in ``config/tdmpc2_multigamma.yaml``.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import fields
+from typing import NamedTuple
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
+from tqdm import tqdm, trange
+
+from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.envs import Task, load_task, make_env
+from torchrl_tdmpc.modules import ModelSize, model_size
+from torchrl_tdmpc.training import (
+    GracefulInterrupt,
+    RunLog,
+    TDMPC2Update,
+    discount_heuristic,
+    evaluate,
+    plot_returns,
+    save_checkpoint,
+    seed_decisions,
+    write_config,
+)
+
+EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
+
+
+class Agent(NamedTuple):
+    """What learns: acting, remembering, and the update with its losses and networks."""
+
+    planner: TDMPC2Planner
+    replay: EpisodeReplay
+    update: TDMPC2Update
+
+
+def train(config: DictConfig, task: Task, agent: Agent) -> None:
+    """Collect one decision per environment, learn once for each; evaluate and save now and then."""
+    planner, replay, update = agent
+    env = make_env(task, num_envs=config.env.num_envs, seed=config.seed, device=config.device)
+    collector = Collector(
+        TransformedEnv(env, Compose(RewardSum(), StepCounter())),
+        planner,
+        frames_per_batch=config.env.num_envs,
+        init_random_frames=config.train.seed_decisions,
+        auto_register_policy_transforms=True,
+    )
+    log = RunLog(
+        config.output_dir,
+        metrics=[*update.metric_names, "nan_values"],
+        seed=config.seed,
+        backend=config.logger.backend,
+        project=config.logger.project,
+        device=config.device,
+    )
+    write_config(config.output_dir, OmegaConf.to_container(config))
+    decisions = 0
+    with (
+        log,
+        GracefulInterrupt() as interrupt,
+        tqdm(total=config.train.decisions, unit=" decisions", dynamic_ncols=True) as progress,
+    ):
+        for data in collector:
+            before, decisions = decisions, decisions + data.numel()
+            progress.update(data.numel())
+            replay.extend(data)
+            log_episodes(log, progress, data, decisions, task)
+
+            # As many updates as decisions; those of the seed phase are made up for at its end
+            if decisions >= config.train.seed_decisions:
+                in_seed_phase = before < config.train.seed_decisions
+                num_updates = decisions if in_seed_phase else data.numel()
+                nan_values = data.get("nan_values", torch.zeros(1)).float().mean()
+                for _ in trange(num_updates, desc="pretraining", disable=not in_seed_phase):
+                    if interrupt.requested:
+                        break
+                    log.update(update(replay.sample()).set("nan_values", nan_values))
+
+            is_last = decisions >= config.train.decisions
+            if config.eval.episodes and (is_last or is_due(config.eval.interval, before, decisions)):
+                log_evaluation(log, config, task, planner, decisions, interrupt)
+            if is_last or interrupt.requested:
+                break
+            if is_due(config.checkpoint.interval, before, decisions):
+                save(config, agent, decisions, log)
+        save(config, agent, decisions, log)
+    collector.shutdown()
+    report(config, task, decisions)
+
+
+def is_due(interval: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``."""
+    return now // interval > before // interval
+
+
+def log_episodes(
+    log: RunLog, progress: tqdm, data: TensorDictBase, decisions: int, task: Task
+) -> None:
+    """Write a row for each episode that ended, and show the last one."""
+    ended = data["next"][data["next", "done"].squeeze(-1)]
+    rows = log.episodes(
+        step=decisions * task.action_repeat,
+        decisions=decisions,
+        returns=ended["episode_reward"].flatten().tolist(),
+        lengths=ended["step_count"].flatten().tolist(),
+    )
+    if rows:
+        losses = {k: f"{v:.3g}" for k, v in rows[-1].items() if k.startswith("loss_")}
+        progress.set_postfix({"return": f"{rows[-1]['return']:.1f}", **losses})
+
+
+def log_evaluation(
+    log: RunLog,
+    config: DictConfig,
+    task: Task,
+    planner: TDMPC2Planner,
+    decisions: int,
+    interrupt: GracefulInterrupt,
+) -> None:
+    """Evaluate and write a row, unless the run is asked to end meanwhile."""
+    with log.pause(), tqdm(total=task.episode_length, desc="evaluation", leave=False) as progress:
+
+        def on_decision() -> None:
+            interrupt.raise_if_requested()
+            progress.update()
+
+        try:
+            returns, lengths = evaluate(
+                planner,
+                task,
+                episodes=config.eval.episodes,
+                seed=config.seed + EVALUATION_SEED,
+                device=config.device,
+                on_decision=on_decision,
+            )
+        except KeyboardInterrupt:
+            return
+    step = decisions * task.action_repeat
+    row = log.evaluation(step=step, decisions=decisions, returns=returns, lengths=lengths)
+    tqdm.write(f"step {step}: evaluation return {row['reward']:.1f} +- {row['reward_std']:.1f}")
+
+
+def save(config: DictConfig, agent: Agent, decisions: int, log: RunLog) -> None:
+    """Write a checkpoint: networks, targets, value scale, optimisers, counters, configuration."""
+    components = {
+        "loss": agent.update.loss,
+        "model_optimizer": agent.update.model_optimizer,
+        "actor_optimizer": agent.update.actor_optimizer,
+    }
+    metadata = {"decisions": decisions, "config": OmegaConf.to_container(config)}
+    with log.pause():
+        save_checkpoint(
+            config.output_dir + "/checkpoints",
+            decisions,
+            components,
+            metadata=metadata,
+            keep_last=config.checkpoint.keep,
+        )
+
+
+def report(config: DictConfig, task: Task, decisions: int) -> None:
+    """Draw the returns and say what lies where."""
+    title = f"{task.name}, {config.model.size}M parameters, seed {config.seed}"
+    plot_returns(config.output_dir, title=title)
+    print(
+        f"{decisions} decisions ({decisions * task.action_repeat} environment steps). "
+        f"In {config.output_dir}: eval.csv, train.csv, returns.png, config.yaml, checkpoints/"
+    )
+
+
+def make_agent(config: DictConfig, task: Task) -> Agent:
+    """Put the parts together."""
+    torch.manual_seed(config.seed)
+    model = dict(config.model)
+    size = model_size(model.pop("size"), **{f.name: model.pop(f.name) for f in fields(ModelSize)})
+    two_hot = SymlogTwoHot(**{f.name: model.pop(f.name) for f in fields(SymlogTwoHot)})
+    networks = make_networks(
+        task.observation_shape, task.action_dim, size, two_hot=two_hot, **model
+    )
+    world_model, policy_prior, q_ensemble = (network.to(config.device) for network in networks)
+
+    loss = TDMPC2Loss(world_model, policy_prior, q_ensemble, **config.loss).to(config.device)
+    optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
+    update = TDMPC2Update(loss, **{name: config.train[name] for name in optimisation})
+    planner = TDMPC2Planner(
+        LatentEnv(world_model, task.action_dim),
+        policy_prior,
+        q_ensemble,
+        discount=config.loss.discount,
+        **config.planner,
+    )
+    replay = EpisodeReplay(
+        capacity=config.replay.capacity,
+        horizon=config.planner.horizon,
+        batch_size=config.train.batch_size,
+        device=config.device,
+    )
+    return Agent(planner, replay, update)
+
+
+def settle(config: DictConfig) -> tuple[DictConfig, Task]:
+    """The task, and the configuration with every ``auto`` replaced by what it means for the task.
+
+    Raises:
+        ValueError: settings that do not fit together or are out of their range.
+    """
+    for key in ("env.num_envs", "train.decisions", "eval.interval", "checkpoint.interval"):
+        if OmegaConf.select(config, key) < 1:
+            raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
+    if config.eval.episodes < 0:
+        raise ValueError(f"eval.episodes is {config.eval.episodes}; it must be at least 0.")
+    task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
+    automatic = {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
+        "loss.discount": discount_heuristic(task.episode_length),
+    }
+    settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key, value in automatic.items():
+        if OmegaConf.select(config, key) == "auto":
+            OmegaConf.update(settled, key, value)
+
+    if settled.planner.horizon > task.episode_length:
+        raise ValueError(
+            f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "
+            f"{task.name}, {task.episode_length} decisions."
+        )
+    needed = settled.env.num_envs * task.episode_length
+    if settled.train.seed_decisions < needed:
+        raise ValueError(
+            f"train.seed_decisions is {settled.train.seed_decisions}; it must be auto or at least "
+            f"{needed} (an episode of {task.episode_length} decisions in each of "
+            f"{settled.env.num_envs} environments), because only finished episodes are learned from."
+        )
+    return settled, task
+
+
+@hydra.main(version_base="1.3", config_path="config", config_name="tdmpc2_multigamma")
+def main(config: DictConfig) -> None:
+    """Refuse what is wrong in one sentence, then train."""
+    warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    try:
+        config, task = settle(config)
+        agent = make_agent(config, task)
+    except (ImportError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    train(config, task, agent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Ending a run between two decisions, instead of somewhere inside an update."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+__all__ = ["GracefulInterrupt"]
+
+
+class GracefulInterrupt:
+    """Turns the first SIGINT (Ctrl-C) or SIGTERM into a flag; the second one interrupts at once.
+
+    A context manager for the main thread; handlers are restored on leaving.
+
+    Attributes:
+        requested: whether the run was asked to end.
+
+    Examples:
+        >>> import signal
+        >>> with GracefulInterrupt() as interrupt:
+        ...     signal.raise_signal(signal.SIGINT)
+        >>> interrupt.requested
+        True
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> GracefulInterrupt:
+        self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def raise_if_requested(self) -> None:
+        """Leave long work, such as an evaluation, that has no result worth keeping.
+
+        Raises:
+            KeyboardInterrupt: the run was asked to end.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

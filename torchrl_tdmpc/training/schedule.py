@@ -1,0 +1,31 @@
+"""What the published code derives from the length of an episode."""
+
+from __future__ import annotations
+
+__all__ = ["discount_heuristic", "seed_decisions"]
+
+
+def discount_heuristic(episode_length: int) -> float:
+    """Discount factor for episodes of T decisions: ``clip((T/5 - 1) / (T/5), 0.95, 0.995)``.
+
+    Source: appendix on hyper-parameters, arXiv 2310.16828.
+
+    Examples:
+        >>> discount_heuristic(500)
+        0.99
+    """
+    fifth = episode_length / 5
+    return min(max((fifth - 1) / fifth, 0.95), 0.995)
+
+
+def seed_decisions(episode_length: int, num_envs: int = 1) -> int:
+    """Random decisions before the first update: ``max(1000, 5 episodes)``, as published.
+
+    Decisions are summed over environments. Where there are more than five, each one still finishes
+    an episode, because only finished episodes are learned from.
+
+    Examples:
+        >>> seed_decisions(500), seed_decisions(100), seed_decisions(500, num_envs=16)
+        (2500, 1000, 8000)
+    """
+    return max(1000, max(5, num_envs) * episode_length)
