@@ -193,18 +193,18 @@ class TDMPC2Loss(LossModule):
             :meth:`actor_loss` and auxiliary losses read.
         """
         keys = self.tensor_keys
-        action = batch.get(keys.action)
-        reward = batch.get(_next(keys.reward))
-        terminated = batch.get(_next(keys.terminated)).to(reward.dtype)
+        action = batch[keys.action]
+        reward = batch[_next(keys.reward)]
+        terminated = batch[_next(keys.terminated)].to(reward.dtype)
 
         # Targets: encode(s_1 .. s_H), and r + gamma (1 - terminated) V(s')
         with torch.no_grad():
-            target_latent = self.world_model.encode(batch.get(_next(keys.observation)))
+            target_latent = self.world_model.encode(batch[_next(keys.observation)])
             state_value = self._bootstrap(target_latent, policy_eps, q_pair)
             td_target = reward + self.discount * (1 - terminated) * state_value
 
         # Rollout: z_0 = h(s_0), z_{t+1} = d(z_t, a_t)
-        latents = self.world_model.unroll(batch.get(keys.observation)[:, 0], action)
+        latents = self.world_model.unroll(batch[keys.observation][:, 0], action)
         latent, next_latent = latents[:, :-1], latents[:, 1:]
 
         # Predictions
@@ -240,7 +240,7 @@ class TDMPC2Loss(LossModule):
                 _next(keys.target_latent): target_latent,
                 _next(keys.state_value): state_value,
                 _next(keys.reward): reward,
-                _next(keys.terminated): batch.get(_next(keys.terminated)),
+                _next(keys.terminated): batch[_next(keys.terminated)],
             },
             batch_size=action.shape[:2],
         ).update(batch.select(*self._loss_mask_keys(), strict=False))
@@ -266,7 +266,7 @@ class TDMPC2Loss(LossModule):
             ``loss_actor``, its value again as ``actor``, ``entropy`` and ``value_scale``.
         """
         key = self.tensor_keys.latent
-        latent = torch.cat([rollout.get(key), rollout.get(_next(key))[:, -1:]], 1).detach()
+        latent = torch.cat([rollout[key], rollout[_next(key)][:, -1:]], 1).detach()
         policy = self.policy_prior.sample(latent, policy_eps)
 
         # Q(z, pi(z)): gradients flow through the action, not into the Q-functions
