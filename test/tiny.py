@@ -1,0 +1,94 @@
+"""Tiny networks, losses, batches and planners whose weights are far from their initialisation."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torchrl.objectives import SoftUpdate
+
+from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc.modules import ModelSize
+
+OBSERVATION, ACTION, LATENT, NUM_Q = 3, 2, 16, 3
+BATCH, HORIZON = 5, 3
+SIZE = ModelSize(enc_dim=12, mlp_dim=16, latent_dim=LATENT, num_enc_layers=2, num_q=NUM_Q)
+
+
+def tiny_networks(seed=0, *, size=SIZE, action_dim=ACTION, **kwargs):
+    """Published networks in which no weight is zero, so that no head can hide a mistake."""
+    torch.manual_seed(seed)
+    networks = make_networks((OBSERVATION,), action_dim, size, **kwargs)
+    for network in networks:
+        scramble(network.parameters())
+    return networks
+
+
+def tiny_loss(seed=0, *, episodic=True, dropout=0.0, size=SIZE, **kwargs) -> TDMPC2Loss:
+    """A loss whose targets differ from its Q-functions."""
+    networks = tiny_networks(seed, episodic=episodic, dropout=dropout, size=size)
+    loss = TDMPC2Loss(*networks, **{"discount": 0.9, **kwargs})
+    SoftUpdate(loss, tau=0.01)
+    scramble(loss.target_q_ensemble_params.values(True, True))
+    return loss
+
+
+def tiny_batch(seed=1, batch=BATCH, horizon=HORIZON) -> TensorDict:
+    """Transitions with terminated steps, a reward of zero and one beyond the support."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(size):
+        return torch.randn(batch, horizon, size, generator=generator)
+
+    reward = normal(1)
+    reward[0, 0], reward[1, 0], reward[1, 1] = 0.0, 1e5, -1e5
+    return TensorDict(
+        observation=normal(OBSERVATION),
+        action=normal(ACTION).tanh(),
+        next=TensorDict(
+            observation=normal(OBSERVATION),
+            reward=reward,
+            terminated=normal(1) > 0.5,
+            batch_size=(batch, horizon),
+        ),
+        batch_size=(batch, horizon),
+    )
+
+
+def tiny_draws(seed=2, batch=BATCH, horizon=HORIZON, dtype=None) -> tuple[dict, dict]:
+    """Random draws of a model loss and of an actor loss."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = {"generator": generator, "dtype": dtype}
+    return (
+        {
+            "policy_eps": torch.randn(batch, horizon, ACTION, **normal),
+            "q_pair": torch.tensor([2, 0]),
+        },
+        {
+            "policy_eps": torch.randn(batch, horizon + 1, ACTION, **normal),
+            "q_pair": torch.tensor([0, 1]),
+        },
+    )
+
+
+def tiny_planner(seed=0, *, networks=None, action_dim=ACTION, **kwargs) -> TDMPC2Planner:
+    world_model, policy_prior, q_ensemble = networks or tiny_networks(seed, action_dim=action_dim)
+    settings = {"num_samples": 24, "num_elites": 6, "num_policy_trajs": 4, "iterations": 3}
+    return TDMPC2Planner(
+        LatentEnv(world_model, action_dim),
+        policy_prior,
+        q_ensemble,
+        **{"discount": 0.9, **settings, **kwargs},
+    )
+
+
+def scramble(tensors) -> None:
+    """Move weights by normal noise, in place."""
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.add_(0.3 * torch.randn_like(tensor))
+
+
+def seeded(function, *args, seed=0, **kwargs):
+    """The function's result under a seed of its own."""
+    torch.manual_seed(seed)
+    return function(*args, **kwargs)
