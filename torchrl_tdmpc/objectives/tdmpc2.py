@@ -189,8 +189,8 @@ class TDMPC2Loss(LossModule):
 
         Returns:
             ``loss_consistency``, ``loss_reward``, ``loss_value`` and ``loss_termination`` (if the
-            model is episodic), their raw values, and ``rollout``, the latent rollout ``[B, H]`` that
-            :meth:`actor_loss` and auxiliary losses read.
+            model is episodic), their raw values, and ``rollout``, the latent rollout ``[B, H]``
+            that :meth:`actor_loss` and auxiliary losses read.
         """
         keys = self.tensor_keys
         action = batch[keys.action]
@@ -305,7 +305,7 @@ class TDMPC2Loss(LossModule):
         ).amin(0)
 
     def _rho_weights(self, term: Tensor) -> Tensor:
-        """rho ** t for the steps of a term ``[B, T]``."""
+        """Weights rho ** t for the steps of a term ``[B, T]``."""
         return self.rho ** torch.arange(term.shape[1], dtype=term.dtype, device=term.device)
 
     def _masks_of_all_latents(self, rollout: TensorDictBase) -> TensorDictBase:
