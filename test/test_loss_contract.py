@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from tensordict import TensorDict, assert_close
-from tiny import seeded, tiny_batch, tiny_loss
+from tiny import seeded, tiny_batch, tiny_loss, total
 from torchrl.objectives import LossModule, SoftUpdate
 
 
@@ -59,10 +59,6 @@ def in_keywords(loss: LossModule, batch: TensorDict) -> dict[str, torch.Tensor]:
     return {k if isinstance(k, str) else "_".join(k): batch[k] for k in loss.in_keys}
 
 
-def total(losses: TensorDict) -> torch.Tensor:
-    return sum(value for name, value in losses.items() if name.startswith("loss_"))
-
-
 def test_unknown_key_is_refused(case):
     with pytest.raises(ValueError, match="not_a_key"):
         case.make().set_keys(not_a_key="x")
@@ -77,7 +73,7 @@ def test_renamed_keys_give_the_same_losses(case, rename):
     assert not set(loss.in_keys) & set(default_in_keys)
 
     renamed = TensorDict(batch_size=batch.batch_size)
-    for new, old in zip(loss.in_keys, default_in_keys):
+    for new, old in zip(loss.in_keys, default_in_keys, strict=True):
         renamed.set(new, batch.get(old))
     assert_close(seeded(loss, renamed), expected, rtol=0, atol=0)
 
@@ -121,11 +117,12 @@ def test_mean_and_sum_reduce_what_none_returns(case):
     mean, sum_, none = (
         seeded(case.make(reduction=reduction), batch) for reduction in ("mean", "sum", "none")
     )
-    for name in (key for key in none.keys() if key.startswith("loss_")):
-        assert none[name].shape[0] == len(batch)
-        assert none[name].dim() == 2
-        torch.testing.assert_close(none[name].mean(), mean[name])
-        torch.testing.assert_close(none[name].sum(), sum_[name])
+    for name, terms in none.items():
+        if not name.startswith("loss_"):
+            continue
+        assert terms.dim() == 2 and len(terms) == len(batch)
+        torch.testing.assert_close(terms.mean(), mean[name])
+        torch.testing.assert_close(terms.sum(), sum_[name])
         assert not torch.allclose(mean[name], sum_[name])
 
 

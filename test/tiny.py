@@ -92,3 +92,8 @@ def seeded(function, *args, seed=0, **kwargs):
     """The function's result under a seed of its own."""
     torch.manual_seed(seed)
     return function(*args, **kwargs)
+
+
+def total(losses: TensorDict) -> torch.Tensor:
+    """What an optimiser minimises: the sum of every ``loss_*``."""
+    return sum(value for name, value in losses.items() if name.startswith("loss_"))
