@@ -203,7 +203,7 @@ class TDMPC2Planner(MPCPlannerBase):
             action = self.policy_prior.act(latent) if explore else self.policy_prior.mode(latent)
             nan_values = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
         return tuple(
-            x.reshape(*tensordict.batch_size, *x.shape[1:]) for x in (action, mean, nan_values)
+            x.reshape(tensordict.batch_size + x.shape[1:]) for x in (action, mean, nan_values)
         )
 
     def draw(self, latent: Tensor) -> PlanDraws:
