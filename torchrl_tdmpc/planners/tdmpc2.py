@@ -140,7 +140,10 @@ class TDMPC2Planner(MPCPlannerBase):
     def _refuse_bad_arguments(self) -> None:
         limits = {
             "horizon": (self.horizon >= 1, "at least 1"),
-            "iterations": (self.iterations >= 1, "'auto' or at least 1"),
+            "iterations": (
+                isinstance(self.iterations, int) and self.iterations >= 1,
+                "'auto' or at least 1",
+            ),
             "num_elites": (
                 1 <= self.num_elites <= self.num_samples,
                 f"between 1 and planner.num_samples = {self.num_samples}",
@@ -155,7 +158,9 @@ class TDMPC2Planner(MPCPlannerBase):
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
-                raise ValueError(f"planner.{name} is {getattr(self, name)}; it must be {allowed}.")
+                raise ValueError(
+                    f"planner.{name} is {getattr(self, name)!r}; it must be {allowed}."
+                )
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that carries the plan's mean in an environment: zero after each reset."""
