@@ -72,8 +72,8 @@ class LatentEnv(ModelBasedEnvBase):
             latent = self.world_model.encode(tensordict.get(self.observation_key))
         else:
             raise KeyError(
-                f"a reset of LatentEnv needs {self.latent_key!r} or {self.observation_key!r} in its "
-                "tensordict: imagination starts from a state."
+                f"a reset of LatentEnv needs {self.latent_key!r} or {self.observation_key!r} in "
+                "its tensordict: imagination starts from a state."
             )
         return TensorDict(
             {self.latent_key: latent}, batch_size=tensordict.batch_size, device=self.device

@@ -179,7 +179,7 @@ class TDMPC2Planner(MPCPlannerBase):
             KeyError: the previous mean is missing.
         """
         out = tensordict if tensordict_out is None else tensordict_out
-        for key, value in zip(self.out_keys, self._act(tensordict)):
+        for key, value in zip(self.out_keys_source, self._act(tensordict), strict=True):
             out.set(key, value)
         return out
 
