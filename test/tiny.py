@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDict
+from torch import nn
 from torchrl.objectives import SoftUpdate
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner, TDMPC2WorldModel, make_networks
 from torchrl_tdmpc.modules import ModelSize
 
 OBSERVATION, ACTION, LATENT, NUM_Q = 3, 2, 16, 3
@@ -79,6 +80,33 @@ def tiny_planner(seed=0, *, networks=None, action_dim=ACTION, **kwargs) -> TDMPC
         q_ensemble,
         **{"discount": 0.9, **settings, **kwargs},
     )
+
+
+def tiny_planner_input(*batch_size, horizon=HORIZON, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return TensorDict(
+        observation=torch.randn(*batch_size, OBSERVATION, generator=generator),
+        _previous_mean=torch.randn(*batch_size, horizon, ACTION, generator=generator).tanh(),
+        batch_size=batch_size,
+    )
+
+
+def tiny_ending_networks():
+    """Networks that predict the end on arriving in about a third of the latents."""
+    world_model, policy_prior, q_ensemble = tiny_networks()
+
+    class Ends(nn.Module):
+        def forward(self, latent):
+            return 50 * (latent[..., 1:2] - 0.3)
+
+    ending = TDMPC2WorldModel(
+        world_model.encoder,
+        world_model.dynamics,
+        world_model.reward_head,
+        Ends(),
+        latent_dim=LATENT,
+    )
+    return ending, policy_prior, q_ensemble
 
 
 def scramble(tensors) -> None:
