@@ -26,6 +26,9 @@ class TDMPC2Update:
         grad_clip_norm: largest norm of the model's gradient, and of the policy's.
         tau: weight of the newest Q-functions in their targets.
 
+    Raises:
+        ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
+
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads and Q-functions.
         actor_optimizer: Adam over the policy prior, with its own epsilon.
@@ -42,7 +45,10 @@ class TDMPC2Update:
         ...     batch_size=5,
         ... )
         >>> batch = TensorDict(
-        ...     observation=torch.randn(5, 3), action=torch.rand(5, 2), next=transitions, batch_size=5
+        ...     observation=torch.randn(5, 3),
+        ...     action=torch.rand(5, 2),
+        ...     next=transitions,
+        ...     batch_size=5,
         ... )
         >>> metrics = update(batch.unsqueeze(1))
         >>> sorted(metrics.keys()) == sorted(update.metric_names)
@@ -58,9 +64,17 @@ class TDMPC2Update:
         grad_clip_norm: float = 20.0,
         tau: float = 0.01,
     ):
-        for name, value in (("lr", lr), ("grad_clip_norm", grad_clip_norm), ("tau", tau)):
-            if not value > 0:
-                raise ValueError(f"train.{name} is {value}; it must be positive.")
+        limits = {
+            "lr": (lr, lr > 0, "positive"),
+            "encoder_lr_scale": (encoder_lr_scale, encoder_lr_scale >= 0, "at least 0"),
+            "grad_clip_norm": (grad_clip_norm, grad_clip_norm > 0, "positive"),
+            "tau": (tau, 0 < tau <= 1, "in (0, 1]"),
+        }
+        for name, (value, holds, allowed) in limits.items():
+            if not holds:
+                raise ValueError(f"train.{name} is {value}; it must be {allowed}.")
+        if loss.reduction == "none":
+            raise ValueError("the loss's reduction is 'none'; an update needs 'mean' or 'sum'.")
         self.loss = loss
         self.grad_clip_norm = grad_clip_norm
         encoder = list(loss.world_model.encoder.parameters())
