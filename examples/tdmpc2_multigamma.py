@@ -26,6 +26,7 @@ from torchrl_tdmpc.training import (
     GracefulInterrupt,
     RunLog,
     TDMPC2Update,
+    compile_hot_paths,
     discount_heuristic,
     evaluate,
     plot_returns,
@@ -200,6 +201,8 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         discount=config.loss.discount,
         **config.planner,
     )
+    if config.compile:
+        compile_hot_paths(planner, loss)
     replay = EpisodeReplay(
         capacity=config.replay.capacity,
         horizon=config.planner.horizon,

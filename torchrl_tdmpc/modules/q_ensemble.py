@@ -83,7 +83,7 @@ class QEnsemble(TensorDictModuleBase):
 
     def draw_pair(self) -> Tensor:
         """Indices of two different Q-functions, drawn at random: int64 ``[2]``."""
-        return torch.randperm(self.num_q, device=self.params["0", "weight"].device)[:2]
+        return torch.rand(self.num_q, device=self.params["0", "weight"].device).topk(2).indices
 
     def logits(
         self,

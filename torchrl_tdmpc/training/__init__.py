@@ -1,6 +1,7 @@
 """How one update runs and what a run saves: update step, evaluation, checkpoints, logging."""
 
 from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.training.compilation import compile_hot_paths
 from torchrl_tdmpc.training.evaluation import evaluate
 from torchrl_tdmpc.training.interrupt import GracefulInterrupt
 from torchrl_tdmpc.training.logging import RunLog, plot_returns, write_config
@@ -11,6 +12,7 @@ __all__ = [
     "GracefulInterrupt",
     "RunLog",
     "TDMPC2Update",
+    "compile_hot_paths",
     "discount_heuristic",
     "evaluate",
     "load_checkpoint",
