@@ -13,7 +13,7 @@ from typing import NamedTuple
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from tqdm import tqdm, trange
@@ -89,7 +89,8 @@ def train(config: DictConfig, task: Task, agent: Agent) -> None:
                     log.update(update(replay.sample()).set("nan_values", nan_values))
 
             is_last = decisions >= config.train.decisions
-            if config.eval.episodes and (is_last or is_due(config.eval.interval, before, decisions)):
+            eval_is_due = is_last or is_due(config.eval.interval, before, decisions)
+            if config.eval.episodes and eval_is_due:
                 log_evaluation(log, config, task, planner, decisions, interrupt)
             if is_last or interrupt.requested:
                 break
@@ -244,7 +245,7 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         raise ValueError(
             f"train.seed_decisions is {settled.train.seed_decisions}; it must be auto or at least "
             f"{needed} (an episode of {task.episode_length} decisions in each of "
-            f"{settled.env.num_envs} environments), because only finished episodes are learned from."
+            f"{settled.env.num_envs} environments): only finished episodes are learned from."
         )
     return settled, task
 

@@ -6,6 +6,7 @@ The arrays are described in ``test/reference/README.md``.
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,7 @@ class Reference:
     def make_networks(self):
         """Our networks with the weights before the first update."""
         config = self.config
-        size = ModelSize(
-            **{k: config[k] for k in ("enc_dim", "mlp_dim", "latent_dim", "num_enc_layers", "num_q")}
-        )
+        size = ModelSize(**{field.name: config[field.name] for field in fields(ModelSize)})
         shape = tuple(self["batch/observation"].shape[2:])
         networks = make_networks(
             shape,

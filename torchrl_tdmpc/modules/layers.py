@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +56,10 @@ def mish(x: Tensor) -> Tensor:
 
 
 class SimNorm(nn.Module):
-    """Simplicial normalisation: a softmax over each group of neighbouring features (arXiv 2204.00616).
+    """Simplicial normalisation: a softmax over each group of features (arXiv 2204.00616).
 
     Args:
-        dim: number of features in a group, the dimension of each simplex.
+        dim: number of neighbouring features in a group, the dimension of each simplex.
 
     Raises:
         ValueError: when called on features that ``dim`` does not divide.
@@ -88,6 +89,7 @@ class SimNorm(nn.Module):
         return groups.softmax(-2).transpose(-1, -2).flatten(-2)
 
     def extra_repr(self) -> str:
+        """Show the group's size in the module's representation."""
         return f"dim={self.dim}"
 
 
@@ -145,7 +147,7 @@ def mlp(
     widths = [in_features, *hidden]
     layers = [
         NormedLinear(fan_in, fan_out, dropout=dropout if i == 0 else 0.0)
-        for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:]))
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths))
     ]
     if activation is None:
         last = nn.Linear(widths[-1], out_features)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["PixelEncoder", "shift_frames"]
@@ -71,7 +70,7 @@ class PixelEncoder(nn.Sequential):
         self.pad = pad
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Features ``[..., 16 num_channels]`` of frames ``[..., C, 64, 64]`` with values 0 .. 255."""
+        """Features ``[..., 16 num_channels]`` of frames ``[..., C, 64, 64]``, values 0 .. 255."""
         flat = frames.flatten(0, -4) if frames.dim() > 3 else frames.unsqueeze(0)
         if self.pad:
             shift = torch.randint(2 * self.pad + 1, (len(flat), 2), device=flat.device)

@@ -15,7 +15,7 @@ __all__ = ["PolicyPrior", "PolicySample"]
 
 
 class PolicySample(NamedTuple):
-    """What one draw from the policy prior gives; every field has the latent's leading dimensions."""
+    """What one draw from the policy prior gives, with the latent's leading dimensions."""
 
     action: Tensor  #: [..., A], in (-1, 1)
     mean: Tensor  #: [..., A], the mode after tanh

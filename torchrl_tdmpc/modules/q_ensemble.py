@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -76,7 +78,7 @@ class QEnsemble(TensorDictModuleBase):
             TensorDict(
                 {
                     str(i): _stacked_layer(num_q, fan_in, fan_out, is_last=i == 2)
-                    for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:]))
+                    for i, (fan_in, fan_out) in enumerate(pairwise(widths))
                 }
             )
         )
@@ -129,7 +131,7 @@ class QEnsemble(TensorDictModuleBase):
 
 
 def _stacked_layer(num_q: int, fan_in: int, fan_out: int, is_last: bool) -> TensorDict:
-    """Weights ``[Q, fan_out, fan_in]`` and the rest of one layer, as published: the last is zero."""
+    """One layer's weights ``[Q, fan_out, fan_in]`` and the rest, as published: the last is zero."""
     layer = TensorDict(
         weight=torch.zeros(num_q, fan_out, fan_in),
         bias=torch.zeros(num_q, fan_out),
@@ -143,7 +145,7 @@ def _stacked_layer(num_q: int, fan_in: int, fan_out: int, is_last: bool) -> Tens
 
 
 def _linear(layer: TensorDictBase, x: Tensor) -> Tensor:
-    """``[Q, n, fan_out]`` from ``[n, fan_in]`` (shared by the Q-functions) or ``[Q, n, fan_in]``."""
+    """``[Q, n, fan_out]`` from ``[Q, n, fan_in]``, or from ``[n, fan_in]`` for all of them."""
     weight, bias = layer["weight"], layer["bias"]
     return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
 

@@ -22,7 +22,7 @@ def symexp(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SymlogTwoHot:
-    """Two-hot coding of scalars on evenly spaced bins in symlog space (section 3.1, arXiv 2310.16828).
+    """Two-hot coding of scalars on even bins in symlog space (section 3.1, arXiv 2310.16828).
 
     It has no tensors of its own: it works in the dtype and on the device of what it is given.
 

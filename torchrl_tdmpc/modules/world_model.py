@@ -100,7 +100,7 @@ class TDMPC2WorldModel(TensorDictModuleBase):
         return self.two_hot.decode(self.reward_logits(latent, action))
 
     def termination_logit(self, latent: Tensor) -> Tensor:
-        """Logit ``[..., 1]`` of the probability that the episode ended on arriving in ``latent``."""
+        """Logit ``[..., 1]`` of the probability that the episode ended in ``latent``."""
         return self.termination_head(latent)
 
     def termination(self, latent: Tensor) -> Tensor:

@@ -217,9 +217,7 @@ class TDMPC2Loss(LossModule):
         terms = {
             "consistency": (next_latent - target_latent).square().mean(-1),
             "reward": self.world_model.two_hot.cross_entropy(reward_logits, reward).squeeze(-1),
-            "value": self.q_ensemble.two_hot.cross_entropy(q_logits, td_target)
-            .squeeze(-1)
-            .mean(0),
+            "value": self.q_ensemble.two_hot.cross_entropy(q_logits, td_target).squeeze(-1).mean(0),
         }
         terms = {name: term * self._rho_weights(term) for name, term in terms.items()}
         if self.world_model.episodic:
