@@ -26,7 +26,8 @@ from torchrl_tdmpc.training import (
     GracefulInterrupt,
     RunLog,
     TDMPC2Update,
-    compile_hot_paths,
+    accelerate,
+    check_backend,
     discount_heuristic,
     evaluate,
     plot_returns,
@@ -49,6 +50,7 @@ class Agent(NamedTuple):
 def train(config: DictConfig, task: Task, agent: Agent) -> None:
     """Collect one decision per environment, learn once for each; evaluate and save now and then."""
     planner, replay, update = agent
+    config = OmegaConf.merge(config, {"planner": {"iterations": planner.iterations}})
     env = make_env(task, num_envs=config.env.num_envs, seed=config.seed, device=config.device)
     collector = Collector(
         TransformedEnv(env, Compose(RewardSum(), StepCounter())),
@@ -202,8 +204,7 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         discount=config.loss.discount,
         **config.planner,
     )
-    if config.compile:
-        compile_hot_paths(planner, loss)
+    accelerate(planner, loss, compile=config.compile, precision=config.precision)
     replay = EpisodeReplay(
         capacity=config.replay.capacity,
         horizon=config.planner.horizon,
@@ -224,6 +225,7 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
             raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
     if config.eval.episodes < 0:
         raise ValueError(f"eval.episodes is {config.eval.episodes}; it must be at least 0.")
+    check_backend(config.logger.backend)
     task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
     automatic = {
         "device": "cuda" if torch.cuda.is_available() else "cpu",

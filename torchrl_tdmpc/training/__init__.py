@@ -1,10 +1,10 @@
 """How one update runs and what a run saves: update step, evaluation, checkpoints, logging."""
 
 from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
-from torchrl_tdmpc.training.compilation import compile_hot_paths
+from torchrl_tdmpc.training.acceleration import accelerate
 from torchrl_tdmpc.training.evaluation import evaluate
 from torchrl_tdmpc.training.interrupt import GracefulInterrupt
-from torchrl_tdmpc.training.logging import RunLog, plot_returns, write_config
+from torchrl_tdmpc.training.logging import RunLog, check_backend, plot_returns, write_config
 from torchrl_tdmpc.training.schedule import discount_heuristic, seed_decisions
 from torchrl_tdmpc.training.update import TDMPC2Update
 
@@ -12,7 +12,8 @@ __all__ = [
     "GracefulInterrupt",
     "RunLog",
     "TDMPC2Update",
-    "compile_hot_paths",
+    "accelerate",
+    "check_backend",
     "discount_heuristic",
     "evaluate",
     "load_checkpoint",

@@ -18,7 +18,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.record.loggers import get_logger
 
-__all__ = ["RunLog", "plot_returns", "write_config"]
+__all__ = ["RunLog", "check_backend", "plot_returns", "write_config"]
 
 BACKENDS = ("csv", "tensorboard", "wandb")
 PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
@@ -81,7 +81,7 @@ class RunLog:
         device: torch.device | str = "cpu",
     ):
         output_dir = Path(output_dir)
-        _check_backend(backend)
+        check_backend(backend)
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
         if (output_dir / "train.csv").exists():
@@ -255,8 +255,13 @@ class _CsvFile:
         return row
 
 
-def _check_backend(backend: str) -> None:
-    """Refuse a backend that is unknown, or known and not installed."""
+def check_backend(backend: str) -> None:
+    """Refuse a backend that :class:`RunLog` cannot use.
+
+    Raises:
+        ValueError: If it is unknown.
+        ImportError: If its package is not installed.
+    """
     if backend not in BACKENDS:
         choices = ", ".join(BACKENDS)
         raise ValueError(f"logger.backend is {backend!r}; choose one of {choices}")

@@ -1,0 +1,226 @@
+"""The example as its users run it, on tiny networks and short episodes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.training import TDMPC2Update, load_checkpoint
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TINY = [
+    "device=cpu",
+    "env.task=cartpole-swingup",
+    "env.episode_length=10",
+    "train.seed_decisions=20",
+    "train.decisions=40",
+    "train.batch_size=8",
+    "model.enc_dim=16",
+    "model.mlp_dim=16",
+    "model.latent_dim=16",
+    "planner.num_samples=16",
+    "planner.num_elites=4",
+    "planner.num_policy_trajs=2",
+    "planner.iterations=2",
+    "eval.interval=15",
+    "eval.episodes=2",
+    "checkpoint.interval=25",
+]
+TIMES = ("ms_per_step", "peak_memory_mib", "seconds")
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / "tdmpc2_multigamma.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def configure(*overrides):
+    with initialize_config_dir(str(EXAMPLES / "config"), version_base="1.3"):
+        return compose("tdmpc2_multigamma", [*TINY, *overrides])
+
+
+def run(example, output_dir, *overrides):
+    """Train; returns the agent and the rows of train.csv and eval.csv."""
+    config, task = example.settle(configure(f"output_dir={output_dir}", *overrides))
+    agent = example.make_agent(config, task)
+    example.train(config, task, agent)
+    return agent, rows(output_dir / "train.csv"), rows(output_dir / "eval.csv")
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(table):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in table]
+
+
+@pytest.fixture(scope="module")
+def finished(example, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("run")
+    return output_dir, *run(example, output_dir)
+
+
+def test_eval_csv_has_a_row_at_each_interval_and_at_the_end(finished):
+    table = finished[3]
+    assert list(table[0])[:3] == ["step", "reward", "seed"]
+    # every 15 decisions and at the end, in environment steps: two to a decision
+    assert [int(row["step"]) for row in table] == [30, 60, 80]
+    assert all(row["seed"] == "1" and row["episodes"] == "2" for row in table)
+
+
+def test_train_csv_has_every_metric_once_updates_begin(finished):
+    table = finished[2]
+    assert [int(row["length"]) for row in table] == [10, 10, 10, 10]
+    metrics = ("return", "loss_consistency", "loss_reward", "loss_value", "loss_actor")
+    metrics += ("grad_norm_model", "grad_norm_actor", "value_scale", "entropy", "nan_values")
+    for name in (*metrics, "ms_per_step", "peak_memory_mib"):
+        assert float(table[-1][name]) == float(table[-1][name]), name
+    assert table[0]["loss_value"] == ""
+
+
+def test_config_is_recorded_resolved(finished):
+    config = yaml.safe_load((finished[0] / "config.yaml").read_text())
+    assert config["train"]["seed_decisions"] == 20
+    assert config["loss"]["discount"] == 0.95
+    assert config["versions"]["torchrl"]
+    assert "auto" not in (config["device"], config["planner"]["iterations"])
+
+
+def test_checkpoint_restores_networks_targets_and_optimisers(example, finished):
+    output_dir, agent, *_ = finished
+    config, task = example.settle(configure(f"output_dir={output_dir}", "seed=7"))
+    other = example.make_agent(config, task)
+    metadata = load_checkpoint(
+        output_dir / "checkpoints",
+        {"loss": other.update.loss, "model_optimizer": other.update.model_optimizer},
+    )
+    assert metadata["decisions"] == 40
+    ours, theirs = other.update.loss.state_dict(), agent.update.loss.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert any("target" in name for name in ours)
+    steps = {int(s["step"]) for s in other.update.model_optimizer.state.values()}
+    assert steps == {40}
+
+
+def test_the_picture_is_drawn(finished):
+    assert (finished[0] / "returns.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_leaves_training_bit_identical(example, finished, tmp_path):
+    _, without_evaluation, evaluations = run(example, tmp_path / "a", "eval.episodes=0")
+    assert evaluations == []
+    assert without_times(without_evaluation) == without_times(finished[2])
+
+
+def test_seeds_make_runs(example, finished, tmp_path):
+    _, again, evaluations = run(example, tmp_path / "a")
+    assert without_times(again) == without_times(finished[2])
+    assert without_times(evaluations) == without_times(finished[3])
+    _, other, _ = run(example, tmp_path / "b", "seed=2")
+    assert other[-1]["loss_value"] != finished[2][-1]["loss_value"]
+
+
+def test_as_many_updates_as_decisions_with_several_environments(example, tmp_path, monkeypatch):
+    updates_at = []
+    decisions = {"now": 0}
+    extend, update = EpisodeReplay.extend, TDMPC2Update.__call__
+
+    def counting_extend(self, data):
+        decisions["now"] += data.numel()
+        return extend(self, data)
+
+    def counting_update(self, *arguments):
+        updates_at.append(decisions["now"])
+        return update(self, *arguments)
+
+    monkeypatch.setattr(EpisodeReplay, "extend", counting_extend)
+    monkeypatch.setattr(TDMPC2Update, "__call__", counting_update)
+    overrides = ("env.num_envs=3", "train.seed_decisions=30", "train.decisions=40")
+    _, table, _ = run(example, tmp_path, "eval.episodes=0", *overrides)
+    # 30 decisions of the seed phase, then 3 at a time until 40 are reached
+    assert updates_at == [30] * 30 + [33] * 3 + [36] * 3 + [39] * 3 + [42] * 3
+    assert [int(row["decisions"]) for row in table] == [30, 30, 30]
+
+
+def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monkeypatch):
+    sample, calls = EpisodeReplay.sample, []
+
+    def interrupted_sample(self):
+        calls.append(1)
+        if len(calls) == 25:  # five updates after the twenty of the seed phase
+            signal.raise_signal(signal.SIGINT)
+        return sample(self)
+
+    monkeypatch.setattr(EpisodeReplay, "sample", interrupted_sample)
+    agent, table, evaluations = run(example, tmp_path)
+    assert len(calls) == 25
+    assert len(table) == 2 and len(evaluations) == 1
+    assert (tmp_path / "returns.png").exists() and (tmp_path / "config.yaml").exists()
+    assert load_checkpoint(tmp_path / "checkpoints", {"loss": agent.update.loss})["decisions"] == 25
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.task=cartpole-swimup", ("env.task", "cartpole-swimup", "cartpole-swingup")),
+        ("env.backend=atari", ("env.backend", "atari", "dmcontrol")),
+        ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
+        ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
+        ("model.latent_dim=20", ("model.latent_dim", "20", "model.simnorm_dim = 8")),
+        ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
+        ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
+        ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
+        ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 decisions")),
+        ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
+        ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
+        ("train.seed_decisions=9", ("train.seed_decisions", "9", "at least 10")),
+        ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
+        ("eval.interval=0", ("eval.interval", "0", "at least 1")),
+        ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
+        ("precision=float16", ("precision", "float16", "float32, bfloat16")),
+        ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_sentence(example, override, words, monkeypatch):
+    monkeypatch.setattr(example, "make_env", lambda *a, **k: pytest.fail("an environment was made"))
+    monkeypatch.setattr(example, "RunLog", lambda *a, **k: pytest.fail("a run was begun"))
+    with pytest.raises(ValueError) as error:
+        config, task = example.settle(configure(override))
+        example.make_agent(config, task)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_the_command_line_shows_that_sentence_alone(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "tdmpc2_multigamma.py"), "env.task=walker-stnd"]
+    done = subprocess.run(
+        [*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: env.task 'walker-stnd'") and "walker-stand" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_wandb_runs_offline(example, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run(example, tmp_path, "logger.backend=wandb", "eval.episodes=0", "train.decisions=20")
+    assert list(tmp_path.glob("**/offline-run-*/*.wandb"))
