@@ -71,7 +71,7 @@ def test_nan_values_count_as_zero_and_are_counted():
             return self.network(features).masked_fill(lost, float("nan"))
 
     world_model.reward_head = SometimesNaN(world_model.reward_head)
-    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble))
+    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=20)
     data = tiny_planner_input(ENVS)
     latent = planner.world_model.encode(data["observation"])
     draws = planner.draw(latent)
@@ -88,8 +88,10 @@ def test_nan_values_count_as_zero_and_are_counted():
     expected = planner.plan(latent, data["_previous_mean"], draws)
     assert counts.unique().numel() > 1 and not expected.nan_values.any()
     assert torch.equal(plan.nan_values, counts)
-    close(plan.action, expected.action)
+    assert (plan.elite_value == 0).any()
     close(plan.mean, expected.mean)
+    close(plan.action, expected.action)
+    close(plan.elite_value, expected.elite_value)
     planner.trajectory_value = trajectory_value
     assert planner(data)["nan_values"].sum() > 0
 

@@ -1,7 +1,7 @@
 """How one update runs and what a run saves: update step, evaluation, checkpoints, logging."""
 
-from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
 from torchrl_tdmpc.training.acceleration import accelerate
+from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
 from torchrl_tdmpc.training.evaluation import evaluate
 from torchrl_tdmpc.training.interrupt import GracefulInterrupt
 from torchrl_tdmpc.training.logging import RunLog, check_backend, plot_returns, write_config
