@@ -18,7 +18,16 @@ from torchrl.collectors import Collector
 from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from tqdm import tqdm, trange
 
-from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc import (
+    AuxiliaryValueHeads,
+    LatentEnv,
+    MultiGammaConfig,
+    MultiGammaValueLoss,
+    SymlogTwoHot,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    make_networks,
+)
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, load_task, make_env
 from torchrl_tdmpc.modules import ModelSize, model_size
@@ -27,12 +36,14 @@ from torchrl_tdmpc.training import (
     RunLog,
     TDMPC2Update,
     accelerate,
+    append_snapshot,
     check_backend,
     discount_heuristic,
     evaluate,
     plot_returns,
     save_checkpoint,
     seed_decisions,
+    take_snapshot,
     write_config,
 )
 
@@ -93,7 +104,7 @@ def train(config: DictConfig, task: Task, agent: Agent) -> None:
             is_last = decisions >= config.train.decisions
             eval_is_due = is_last or is_due(config.eval.interval, before, decisions)
             if config.eval.episodes and eval_is_due:
-                log_evaluation(log, config, task, planner, decisions, interrupt)
+                log_evaluation(log, config, task, agent, decisions, interrupt)
             if is_last or interrupt.requested:
                 break
             if is_due(config.checkpoint.interval, before, decisions):
@@ -128,11 +139,12 @@ def log_evaluation(
     log: RunLog,
     config: DictConfig,
     task: Task,
-    planner: TDMPC2Planner,
+    agent: Agent,
     decisions: int,
     interrupt: GracefulInterrupt,
 ) -> None:
     """Evaluate and write a row, unless the run is asked to end meanwhile."""
+    step, seed = decisions * task.action_repeat, config.seed + EVALUATION_SEED
     with log.pause(), tqdm(total=task.episode_length, desc="evaluation", leave=False) as progress:
 
         def on_decision() -> None:
@@ -141,16 +153,27 @@ def log_evaluation(
 
         try:
             returns, lengths = evaluate(
-                planner,
+                agent.planner,
                 task,
                 episodes=config.eval.episodes,
-                seed=config.seed + EVALUATION_SEED,
+                seed=seed,
                 device=config.device,
                 on_decision=on_decision,
             )
         except KeyboardInterrupt:
             return
-    step = decisions * task.action_repeat
+        heads = agent.update.multi_gamma_loss
+        if heads is not None and agent.replay.num_transitions:
+            debug = config.multi_gamma.debug_logging
+            snapshot = take_snapshot(
+                agent.update.loss,
+                heads,
+                agent.planner,
+                agent.replay,
+                seed=seed,
+                num_examples=config.multi_gamma.log_num_examples if debug else None,
+            )
+            append_snapshot(config.output_dir, step, snapshot)
     row = log.evaluation(step=step, decisions=decisions, returns=returns, lengths=lengths)
     tqdm.write(f"step {step}: evaluation return {row['reward']:.1f} +- {row['reward_std']:.1f}")
 
@@ -163,6 +186,9 @@ def save(config: DictConfig, agent: Agent, decisions: int, log: RunLog) -> None:
         "actor_optimizer": agent.update.actor_optimizer,
     }
     metadata = {"decisions": decisions, "config": OmegaConf.to_container(config)}
+    if agent.update.multi_gamma_loss is not None:
+        components["multi_gamma"] = agent.update.multi_gamma_loss
+        metadata["multi_gamma"] = list(agent.update.multi_gamma_loss.gammas)
     with log.pause():
         save_checkpoint(
             config.output_dir + "/checkpoints",
@@ -195,8 +221,10 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
     world_model, policy_prior, q_ensemble = (network.to(config.device) for network in networks)
 
     loss = TDMPC2Loss(world_model, policy_prior, q_ensemble, **config.loss).to(config.device)
+    multi_gamma_loss = make_multi_gamma_loss(config, size.latent_dim, two_hot)
     optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
-    update = TDMPC2Update(loss, **{name: config.train[name] for name in optimisation})
+    settings = {name: config.train[name] for name in optimisation}
+    update = TDMPC2Update(loss, multi_gamma_loss, **settings)
     planner = TDMPC2Planner(
         LatentEnv(world_model, task.action_dim),
         policy_prior,
@@ -204,7 +232,7 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         discount=config.loss.discount,
         **config.planner,
     )
-    accelerate(planner, loss, compile=config.compile, precision=config.precision)
+    accelerate(planner, loss, multi_gamma_loss, compile=config.compile, precision=config.precision)
     replay = EpisodeReplay(
         capacity=config.replay.capacity,
         horizon=config.planner.horizon,
@@ -212,6 +240,26 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         device=config.device,
     )
     return Agent(planner, replay, update)
+
+
+def make_multi_gamma_loss(
+    config: DictConfig, latent_dim: int, two_hot: SymlogTwoHot
+) -> MultiGammaValueLoss | None:
+    """The loss of the auxiliary value heads; None when they are off."""
+    settings = MultiGammaConfig(**OmegaConf.to_container(config.multi_gamma))
+    gammas = settings.discounts(config.loss.discount)
+    if not gammas:
+        return None
+    heads = AuxiliaryValueHeads(latent_dim, len(gammas) - 1, two_hot.num_bins, settings.head)
+    return MultiGammaValueLoss(
+        heads,
+        gammas,
+        two_hot=two_hot,
+        rho=config.loss.rho,
+        loss_weight=settings.loss_weight,
+        bootstrap=settings.bootstrap,
+        detach_latent=settings.detach_latent,
+    ).to(config.device)
 
 
 def settle(config: DictConfig) -> tuple[DictConfig, Task]:

@@ -1,6 +1,7 @@
 """TD-MPC2 (arXiv 2310.16828) as TorchRL parts."""
 
 from torchrl_tdmpc.modules import (
+    AuxiliaryValueHeads,
     PolicyPrior,
     QEnsemble,
     RunningPercentileScale,
@@ -8,11 +9,14 @@ from torchrl_tdmpc.modules import (
     TDMPC2WorldModel,
     make_networks,
 )
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
 
 __all__ = [
+    "AuxiliaryValueHeads",
     "LatentEnv",
+    "MultiGammaConfig",
+    "MultiGammaValueLoss",
     "PolicyPrior",
     "QEnsemble",
     "RunningPercentileScale",

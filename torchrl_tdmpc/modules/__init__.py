@@ -6,10 +6,12 @@ from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
 from torchrl_tdmpc.modules.policy_prior import PolicyPrior, PolicySample
 from torchrl_tdmpc.modules.q_ensemble import QEnsemble
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot, symexp, symlog
+from torchrl_tdmpc.modules.value_heads import AuxiliaryValueHeads
 from torchrl_tdmpc.modules.value_scale import RunningPercentileScale
 from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
 
 __all__ = [
+    "AuxiliaryValueHeads",
     "MODEL_SIZES",
     "ModelSize",
     "NormedLinear",

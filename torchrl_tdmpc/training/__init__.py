@@ -6,6 +6,7 @@ from torchrl_tdmpc.training.evaluation import evaluate
 from torchrl_tdmpc.training.interrupt import GracefulInterrupt
 from torchrl_tdmpc.training.logging import RunLog, check_backend, plot_returns, write_config
 from torchrl_tdmpc.training.schedule import discount_heuristic, seed_decisions
+from torchrl_tdmpc.training.snapshot import append_snapshot, take_snapshot
 from torchrl_tdmpc.training.update import TDMPC2Update
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "RunLog",
     "TDMPC2Update",
     "accelerate",
+    "append_snapshot",
     "check_backend",
     "discount_heuristic",
     "evaluate",
@@ -20,5 +22,6 @@ __all__ = [
     "plot_returns",
     "save_checkpoint",
     "seed_decisions",
+    "take_snapshot",
     "write_config",
 ]

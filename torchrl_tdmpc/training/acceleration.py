@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 
 __all__ = ["accelerate"]
@@ -18,6 +18,7 @@ MATMUL_PRECISIONS = {"float32": "highest", "bfloat16": "medium"}
 def accelerate(
     planner: TDMPC2Planner,
     loss: TDMPC2Loss,
+    multi_gamma_loss: MultiGammaValueLoss | None = None,
     *,
     compile: bool = False,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -27,7 +28,8 @@ def accelerate(
     Args:
         planner: the planner of the run.
         loss: the loss of the run.
-        compile: whether the values of imagined trajectories and both losses go through
+        multi_gamma_loss: the loss of its auxiliary heads, if it has any.
+        compile: whether the values of imagined trajectories and the losses go through
             ``torch.compile``. The first calls take about a minute, the first call for another
             number of environments some seconds. Random draws stay those of eager mode.
         precision: of matrix products, for the whole process. ``"bfloat16"`` rounds their factors,
@@ -45,3 +47,5 @@ def accelerate(
         planner.trajectory_value = torch.compile(planner.trajectory_value, dynamic=False)
         loss.model_loss = torch.compile(loss.model_loss, dynamic=False)
         loss.actor_loss = torch.compile(loss.actor_loss, dynamic=False)
+        if multi_gamma_loss is not None:
+            multi_gamma_loss.forward = torch.compile(multi_gamma_loss.forward, dynamic=False)

@@ -9,7 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import SoftUpdate
 
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
 __all__ = ["TDMPC2Update"]
 
@@ -19,6 +19,8 @@ class TDMPC2Update:
 
     Args:
         loss: the objective, and through it the networks.
+        multi_gamma_loss: auxiliary value heads to train beside them; their gradients reach the
+            heads, the dynamics and the encoder.
 
     Keyword Args:
         lr: learning rate of both optimisers.
@@ -30,7 +32,7 @@ class TDMPC2Update:
         ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
 
     Attributes:
-        model_optimizer: Adam over encoder, dynamics, heads and Q-functions.
+        model_optimizer: Adam over encoder, dynamics, heads (auxiliary ones too) and Q-functions.
         actor_optimizer: Adam over the policy prior, with its own epsilon.
         metric_names: the keys of what a call returns.
 
@@ -58,6 +60,7 @@ class TDMPC2Update:
     def __init__(
         self,
         loss: TDMPC2Loss,
+        multi_gamma_loss: MultiGammaValueLoss | None = None,
         *,
         lr: float = 3e-4,
         encoder_lr_scale: float = 0.3,
@@ -76,21 +79,24 @@ class TDMPC2Update:
         if loss.reduction == "none":
             raise ValueError("the loss's reduction is 'none'; an update needs 'mean' or 'sum'.")
         self.loss = loss
+        self.multi_gamma_loss = multi_gamma_loss
         self.grad_clip_norm = grad_clip_norm
         encoder = list(loss.world_model.encoder.parameters())
         rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
         rest += loss.q_ensemble.parameters()
-        self.model_optimizer = torch.optim.Adam(
-            [{"params": encoder, "lr": lr * encoder_lr_scale}, {"params": rest}],
-            lr=lr,
-            eps=1e-8,
-            fused=True,
-        )
+        groups = [{"params": encoder, "lr": lr * encoder_lr_scale}, {"params": rest}]
+        if multi_gamma_loss is not None:
+            groups.append({"params": list(multi_gamma_loss.heads.parameters())})
+        self.model_optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-8, fused=True)
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
         )
-        self.target_update = SoftUpdate(loss, tau=tau)
+        self.target_updates = [SoftUpdate(loss, tau=tau)]
         self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor"]
+        if multi_gamma_loss is not None:
+            self.metric_names += multi_gamma_loss.out_keys
+            if multi_gamma_loss.bootstrap == "self":
+                self.target_updates.append(SoftUpdate(multi_gamma_loss, tau=tau))
 
     def __call__(
         self,
@@ -109,17 +115,20 @@ class TDMPC2Update:
             Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
             and value scale.
         """
-        # World model and Q-functions
+        # World model and Q-functions, and auxiliary heads on the same rollout
         model = self.loss.model_loss(batch, **model_draws or {})
         rollout = model.pop("rollout")
+        if self.multi_gamma_loss is not None:
+            model.update(self.multi_gamma_loss(rollout))
         grad_norm_model = self._step(self.model_optimizer, model)
 
         # Policy prior, on the same latents, with the Q-functions as they are now
         actor = self.loss.actor_loss(rollout, **actor_draws or {})
         grad_norm_actor = self._step(self.actor_optimizer, actor)
 
-        # Target Q-functions: target <- lerp(target, online, tau)
-        self.target_update.step()
+        # Target Q-functions (and target heads): target <- lerp(target, online, tau)
+        for target_update in self.target_updates:
+            target_update.step()
         return TensorDict(
             **model, **actor, grad_norm_model=grad_norm_model, grad_norm_actor=grad_norm_actor
         ).detach()
