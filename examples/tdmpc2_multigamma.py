@@ -78,7 +78,10 @@ def train(config: DictConfig, task: Task, agent: Agent) -> None:
         project=config.logger.project,
         device=config.device,
     )
-    write_config(config.output_dir, OmegaConf.to_container(config))
+    parameters = count_parameters(update)
+    print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
+    record = {**OmegaConf.to_container(config), "parameters": parameters}
+    write_config(config.output_dir, record)
     decisions = 0
     with (
         log,
@@ -162,12 +165,11 @@ def log_evaluation(
             )
         except KeyboardInterrupt:
             return
-        heads = agent.update.multi_gamma_loss
-        if heads is not None and agent.replay.num_transitions:
+        if agent.update.multi_gamma_loss is not None and agent.replay.num_transitions:
             debug = config.multi_gamma.debug_logging
             snapshot = take_snapshot(
                 agent.update.loss,
-                heads,
+                agent.update.multi_gamma_loss,
                 agent.planner,
                 agent.replay,
                 seed=seed,
@@ -197,6 +199,26 @@ def save(config: DictConfig, agent: Agent, decisions: int, log: RunLog) -> None:
             metadata=metadata,
             keep_last=config.checkpoint.keep,
         )
+
+
+def count_parameters(update: TDMPC2Update) -> dict[str, int]:
+    """The number of weights of each part, targets not counted."""
+    world_model, heads = update.loss.world_model, update.multi_gamma_loss
+    parts = {
+        "encoder": world_model.encoder,
+        "dynamics": world_model.dynamics,
+        "reward": world_model.reward_head,
+        "termination": world_model.termination_head,
+        "policy prior": update.loss.policy_prior,
+        "Q ensemble": update.loss.q_ensemble,
+        "auxiliary heads": None if heads is None else heads.heads,
+    }
+    counts = {
+        name: sum(p.numel() for p in part.parameters())
+        for name, part in parts.items()
+        if part is not None
+    }
+    return {**counts, "total": sum(counts.values())}
 
 
 def report(config: DictConfig, task: Task, decisions: int) -> None:

@@ -136,7 +136,11 @@ class TDMPC2Loss(LossModule):
         terms = ["consistency", "reward", "value", "actor"]
         if world_model.episodic:
             terms.append("termination")
-        self.out_keys = [f"loss_{term}" for term in terms] + terms + ["entropy", "value_scale"]
+        self.out_keys = (
+            [f"loss_{term}" for term in terms]
+            + terms
+            + ["entropy", "scaled_entropy", "value_scale"]
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -261,7 +265,8 @@ class TDMPC2Loss(LossModule):
             q_pair: the two Q-functions whose mean is maximised, int64 ``[2]``.
 
         Returns:
-            ``loss_actor``, its value again as ``actor``, ``entropy`` and ``value_scale``.
+            ``loss_actor``, its value again as ``actor``, ``entropy``, ``scaled_entropy`` and
+            ``value_scale``.
         """
         key = self.tensor_keys.latent
         latent = torch.cat([rollout[key], rollout[_next(key)][:, -1:]], 1).detach()
@@ -288,6 +293,7 @@ class TDMPC2Loss(LossModule):
             loss_actor=loss,
             actor=loss.detach(),
             entropy=policy.entropy.detach().mean(),
+            scaled_entropy=policy.scaled_entropy.detach().mean(),
             value_scale=self.value_scale.value.detach().clone().squeeze(),
         )
 
