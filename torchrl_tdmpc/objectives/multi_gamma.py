@@ -131,18 +131,14 @@ class MultiGammaValueLoss(LossModule):
         self.reduction = reduction
         self.labels = _labels(self.gammas[1:])
         self._set_in_keys()
+        statistics = ("aux_value_ce", "aux_value_mean", "aux_value_std")
+        metrics = [f"{name}/{label}" for label in self.labels for name in statistics]
+        self.out_keys = ["loss_multi_gamma", "aux_value_ce/mean", *metrics]
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
         bootstrap = keys.state_value if self.bootstrap == "primary" else keys.target_latent
         self.in_keys = [keys.latent, *map(_next, (keys.reward, keys.terminated, bootstrap))]
-
-    @property
-    def out_keys(self) -> list[str]:
-        """What :meth:`forward` writes."""
-        statistics = ("aux_value_ce", "aux_value_mean", "aux_value_std")
-        metrics = [f"{name}/{label}" for label in self.labels for name in statistics]
-        return ["loss_multi_gamma", "aux_value_ce/mean", *metrics]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -176,7 +172,7 @@ class MultiGammaValueLoss(LossModule):
             for name, values in statistics.items():
                 for label, value in zip(self.labels, values.unbind()):
                     output[f"{name}/{label}"] = value
-        return output
+        return output.select(*self.out_keys)
 
     @torch.no_grad()
     def examine(self, rollout: TensorDictBase) -> TensorDict:
