@@ -19,7 +19,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 # env.task, train.seed_decisions=20: a section of the configuration, a dot and a key
 SECTIONS = [key for key, value in CONFIG.items() if isinstance(value, dict)]
 SETTING = re.compile(rf"(?<![\w./-])({'|'.join(SECTIONS)})\.([a-z]\w*)(?!\w*\()")
-FILE_ENDINGS = {"csv", "md", "py", "yaml"}  # train.csv is a file, not a setting
+FILE_ENDINGS = {"csv", "jsonl", "md", "py", "yaml"}  # train.csv is a file, not a setting
 
 
 def parametrize_pages(test):
@@ -34,6 +34,8 @@ def seeded():
         yield
 
 
+@pytest.mark.filterwarnings("ignore:No target network updater")  # where a page shows losses alone
+@pytest.mark.filterwarnings("ignore:The 'optimizer' hook stage")  # TorchRL, of its own trainer
 @parametrize_pages
 def test_python_blocks_run(page, seeded):
     text = page.read_text(encoding="utf-8")
@@ -62,7 +64,12 @@ def test_links_lead_somewhere(page):
 
 @parametrize_pages
 def test_settings_exist(page):
-    prose = re.sub(r"^```python\n.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(
+        r"^```python\n.*?^```$",
+        "",
+        page.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
     named = {
         f"{section}.{key}" for section, key in SETTING.findall(prose) if key not in FILE_ENDINGS
     }
