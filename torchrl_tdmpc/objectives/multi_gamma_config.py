@@ -49,20 +49,29 @@ class MultiGammaConfig:
     log_num_examples: int = 8
 
     def __post_init__(self):
-        for name, choices in (("head", ("joint", "separate")), ("bootstrap", ("primary", "self"))):
-            if getattr(self, name) not in choices:
+        is_list = isinstance(self.gammas, Sequence) and not isinstance(self.gammas, str)
+        weight, examples = self.loss_weight, self.log_num_examples
+        limits = {
+            "enabled": (isinstance(self.enabled, bool), "true or false"),
+            "gammas": (is_list, "a list, such as [primary, 0.97, 0.995]"),
+            "head": (self.head in ("joint", "separate"), "one of joint, separate"),
+            "loss_weight": (
+                _is_number(weight) and 0 <= weight < float("inf"),
+                "a finite number, at least 0",
+            ),
+            "bootstrap": (self.bootstrap in ("primary", "self"), "one of primary, self"),
+            "detach_latent": (isinstance(self.detach_latent, bool), "true or false"),
+            "debug_logging": (isinstance(self.debug_logging, bool), "true or false"),
+            "log_num_examples": (
+                _is_number(examples) and isinstance(examples, int) and examples >= 1,
+                "an integer, at least 1",
+            ),
+        }
+        for name, (holds, allowed) in limits.items():
+            if not holds:
                 raise ValueError(
-                    f"multi_gamma.{name} is {getattr(self, name)!r}; the choices are "
-                    f"{', '.join(choices)}."
+                    f"multi_gamma.{name} is {getattr(self, name)!r}; it must be {allowed}."
                 )
-        if not self.loss_weight >= 0:
-            raise ValueError(
-                f"multi_gamma.loss_weight is {self.loss_weight}; it must be at least 0."
-            )
-        if self.log_num_examples < 1:
-            raise ValueError(
-                f"multi_gamma.log_num_examples is {self.log_num_examples}; it must be at least 1."
-            )
         gammas = list(self.gammas)
         if self.enabled and not gammas:
             raise ValueError(
@@ -102,8 +111,10 @@ class MultiGammaConfig:
                 f"multi_gamma.gammas begins with {discounts[0]}; the first must be the primary "
                 f"discount {primary} (or the word primary)."
             )
-        numbers = Counter(value for gamma, value in zip(self.gammas, discounts) if gamma != PRIMARY)
-        numbers.update({discounts[0]} if self.gammas[0] == PRIMARY else ())
+        # To six digits, which is how metrics name them
+        values = [round(value, 6) for value in discounts]
+        numbers = Counter(value for gamma, value in zip(self.gammas, values) if gamma != PRIMARY)
+        numbers.update({values[0]} if self.gammas[0] == PRIMARY else ())
         for value, count in numbers.items():
             if count > 1:
                 raise ValueError(
