@@ -11,7 +11,7 @@ import test_loss_contract as contract
 import torch
 from tensordict import TensorDict, assert_close
 from tensordict.nn import TensorDictModule, TensorDictSequential
-from tiny import BATCH, HORIZON, LATENT, scramble
+from tiny import BATCH, HORIZON, LATENT
 from tiny_heads import GAMMAS, NUM_BINS, doubled, tiny_heads, tiny_heads_loss, tiny_rollout
 from torch import nn
 from torchrl.objectives import SoftUpdate
@@ -386,4 +386,3 @@ def test_trains_a_plain_torchrl_module():
         assert first.item() == pytest.approx(math.log(51), rel=1e-5)  # the uniform distribution
         assert last < 0.75 * first, label
     assert not torch.allclose(encoder[0].weight, before)
-
