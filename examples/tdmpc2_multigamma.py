@@ -58,7 +58,7 @@ class Agent(NamedTuple):
     update: TDMPC2Update
 
 
-def train(config: DictConfig, task: Task, agent: Agent) -> None:
+def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
     """Collect one decision per environment, learn once for each; evaluate and save now and then."""
     planner, replay, update = agent
     config = OmegaConf.merge(config, {"planner": {"iterations": planner.iterations}})
@@ -69,14 +69,6 @@ def train(config: DictConfig, task: Task, agent: Agent) -> None:
         frames_per_batch=config.env.num_envs,
         init_random_frames=config.train.seed_decisions,
         auto_register_policy_transforms=True,
-    )
-    log = RunLog(
-        config.output_dir,
-        metrics=[*update.metric_names, "nan_values"],
-        seed=config.seed,
-        backend=config.logger.backend,
-        project=config.logger.project,
-        device=config.device,
     )
     parameters = count_parameters(update)
     print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
@@ -264,6 +256,18 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
     return Agent(planner, replay, update)
 
 
+def make_log(config: DictConfig, agent: Agent) -> RunLog:
+    """Open the files of the run."""
+    return RunLog(
+        config.output_dir,
+        metrics=[*agent.update.metric_names, "nan_values"],
+        seed=config.seed,
+        backend=config.logger.backend,
+        project=config.logger.project,
+        device=config.device,
+    )
+
+
 def make_multi_gamma_loss(
     config: DictConfig, latent_dim: int, two_hot: SymlogTwoHot
 ) -> MultiGammaValueLoss | None:
@@ -330,9 +334,10 @@ def main(config: DictConfig) -> None:
     try:
         config, task = settle(config)
         agent = make_agent(config, task)
-    except (ImportError, ValueError) as error:
+        log = make_log(config, agent)
+    except (FileExistsError, ImportError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    train(config, task, agent)
+    train(config, task, agent, log)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def run(example, output_dir, *overrides):
     """Train; returns the agent and the rows of train.csv and eval.csv."""
     config, task = example.settle(configure(f"output_dir={output_dir}", *overrides))
     agent = example.make_agent(config, task)
-    example.train(config, task, agent)
+    example.train(config, task, agent, example.make_log(config, agent))
     return agent, rows(output_dir / "train.csv"), rows(output_dir / "eval.csv")
 
 

@@ -30,6 +30,7 @@ from torchrl_tdmpc.modules import (
     symexp,
     symlog,
 )
+from torchrl_tdmpc.modules.layers import Linear
 from torchrl_tdmpc.modules.pixel_encoder import shift_frames
 
 close = torch.testing.assert_close
@@ -89,7 +90,7 @@ def test_mlp_has_dropout_in_its_first_layer_only():
 
 
 def test_mlp_ends_in_a_plain_or_a_normed_layer():
-    assert type(mlp(4, [6], 8)[-1]) is nn.Linear
+    assert type(mlp(4, [6], 8)[-1]) is Linear
     latent = mlp(4, [6], 8, SimNorm(4))(torch.randn(7, 4))
     close(latent.view(7, 2, 4).sum(-1), torch.ones(7, 2))
 
@@ -165,9 +166,9 @@ def test_weights_are_initialised_as_published():
     assert len(layers) == 2 + 3 + 2 + 3 + 3
     layers += [(q_ensemble.params[i, "weight"], q_ensemble.params[i, "bias"]) for i in "01"]
     for weight, bias in layers:
-        assert weight.std().item() == pytest.approx(0.02, rel=0.15)
+        assert weight.std().item() == pytest.approx(0.02, rel=3 / weight.numel() ** 0.5)
         assert abs(weight.mean().item()) < 0.004
-        assert weight.abs().max() > 0.045  # a uniform distribution of that std ends at 0.035
+        assert weight.abs().max() > 0.04  # a uniform distribution of that std ends at 0.035
         assert not bias.any()
     assert not torch.equal(*q_ensemble.params["0", "weight"][:2])
     for zero in (world_model.reward_head[-1].state_dict(), q_ensemble.params["2"]):

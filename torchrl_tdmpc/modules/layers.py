@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NormedLinear", "SimNorm", "init_weights", "mish", "mlp"]
+__all__ = ["Linear", "NormedLinear", "SimNorm", "mish", "mlp"]
 
 
 class _Mish(torch.autograd.Function):
@@ -93,7 +93,29 @@ class SimNorm(nn.Module):
         return f"dim={self.dim}"
 
 
-class NormedLinear(nn.Linear):
+class Linear(nn.Linear):
+    """A linear map initialised as published: weights truncated normal with std 0.02, biases zero.
+
+    Args:
+        in_features: size of the input's last dimension.
+        out_features: size of the output's last dimension.
+        zero: whether the weights start at zero too.
+    """
+
+    def __init__(self, in_features: int, out_features: int, zero: bool = False):
+        self.zero = zero
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        """Initialise again."""
+        if self.zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+
+class NormedLinear(Linear):
     """``activation(LayerNorm(dropout(linear(x))))``, the layer all TD-MPC2 networks are made of.
 
     Args:
@@ -129,6 +151,7 @@ def mlp(
     out_features: int,
     activation: Callable[[Tensor], Tensor] | None = None,
     dropout: float = 0.0,
+    zero_last: bool = False,
 ) -> nn.Sequential:
     """Build normed hidden layers and a last layer.
 
@@ -139,6 +162,7 @@ def mlp(
         activation: if given, the last layer is a :class:`NormedLinear` that ends in it; if not, it
             is a plain linear map.
         dropout: probability of dropout, in the first layer only (as published).
+        zero_last: whether the weights of a plain last layer start at zero.
 
     Examples:
         >>> mlp(3, [16, 16], 8)(torch.zeros(5, 3)).shape
@@ -150,17 +174,7 @@ def mlp(
         for i, (fan_in, fan_out) in enumerate(pairwise(widths))
     ]
     if activation is None:
-        last = nn.Linear(widths[-1], out_features)
+        last = Linear(widths[-1], out_features, zero=zero_last)
     else:
         last = NormedLinear(widths[-1], out_features, activation)
     return nn.Sequential(*layers, last)
-
-
-def init_weights(module: nn.Module) -> None:
-    """Initialise as published: linear weights truncated normal with std 0.02, biases zero.
-
-    Meant for ``module.apply(init_weights)``.
-    """
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
-from torchrl_tdmpc.modules.layers import SimNorm, init_weights, mlp
+from torchrl_tdmpc.modules.layers import SimNorm, mlp
 from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
 from torchrl_tdmpc.modules.policy_prior import PolicyPrior
 from torchrl_tdmpc.modules.q_ensemble import QEnsemble
@@ -118,16 +118,15 @@ def make_networks(
         )
     if encoder is None:
         encoder = _published_encoder(tuple(observation_shape), size, simnorm)
-    dynamics = mlp(latent_dim + action_dim, hidden, latent_dim, simnorm).apply(init_weights)
-    reward_head = mlp(latent_dim + action_dim, hidden, two_hot.num_bins).apply(init_weights)
-    nn.init.zeros_(reward_head[-1].weight)
-    termination_head = mlp(latent_dim, hidden, 1).apply(init_weights) if episodic else None
+    dynamics = mlp(latent_dim + action_dim, hidden, latent_dim, simnorm)
+    reward_head = mlp(latent_dim + action_dim, hidden, two_hot.num_bins, zero_last=True)
+    termination_head = mlp(latent_dim, hidden, 1) if episodic else None
     world_model = TDMPC2WorldModel(
         encoder, dynamics, reward_head, termination_head, latent_dim=latent_dim, two_hot=two_hot
     )
     policy_prior = PolicyPrior(
         mlp(latent_dim, hidden, 2 * action_dim), log_std_min=log_std_min, log_std_max=log_std_max
-    ).apply(init_weights)
+    )
     q_ensemble = QEnsemble(
         latent_dim, action_dim, size.mlp_dim, size.num_q, two_hot, dropout=dropout
     )
@@ -141,7 +140,7 @@ def _published_encoder(
         case (observation_dim,):
             hidden = max(size.num_enc_layers - 1, 1) * [size.enc_dim]
             encoder = mlp(observation_dim, hidden, size.latent_dim, simnorm)
-            return encoder.apply(init_weights)
+            return encoder
         case (channels, 64, 64) if size.latent_dim % 16 == 0:
             return PixelEncoder(channels, size.latent_dim // 16, simnorm)
     raise ValueError(

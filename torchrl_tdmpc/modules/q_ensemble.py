@@ -77,11 +77,28 @@ class QEnsemble(TensorDictModuleBase):
         self.params = TensorDictParams(
             TensorDict(
                 {
-                    str(i): _stacked_layer(num_q, fan_in, fan_out, is_last=i == 2)
+                    str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
                     for i, (fan_in, fan_out) in enumerate(pairwise(widths))
                 }
             )
         )
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as published: truncated normal with std 0.02, the last layer zero."""
+        for index, layer in self.params.items():
+            if index == "2":
+                nn.init.zeros_(layer["weight"])
+            else:
+                nn.init.trunc_normal_(layer["weight"], std=0.02)
+                nn.init.ones_(layer["ln", "weight"])
+                nn.init.zeros_(layer["ln", "bias"])
+            nn.init.zeros_(layer["bias"])
+
+    def _reset_parameters(self, module: nn.Module) -> bool:
+        self.reset_parameters()  # tensordict looks at submodules only
+        return True
 
     def draw_pair(self) -> Tensor:
         """Indices of two different Q-functions, drawn at random: int64 ``[2]``."""
@@ -114,11 +131,11 @@ class QEnsemble(TensorDictModuleBase):
             layers = layers.apply(lambda weight: weight[pair])
         features = torch.cat([latent, action], -1)
         # [n, fan_in] -> [Q, n, fan_out], the same input for every Q-function
-        x = _linear(layers["0"], features.flatten(0, -2))
+        x = _linear(layers["0"], features.view(-1, features.shape[-1]))
         x = _norm_mish(layers["0"], F.dropout(x, self.dropout, dropout))
         x = _norm_mish(layers["1"], _linear(layers["1"], x))
         x = _linear(layers["2"], x)
-        return x.unflatten(1, features.shape[:-1])
+        return x.view(len(x), *features.shape[:-1], -1)
 
     def value(self, latent: Tensor, action: Tensor, **kwargs) -> Tensor:
         """Decoded values ``[Q or len(pair), ..., 1]``; arguments as for :meth:`logits`."""
@@ -130,17 +147,11 @@ class QEnsemble(TensorDictModuleBase):
         return tensordict.set(self.out_keys[0], value.squeeze(-1).movedim(0, -1))
 
 
-def _stacked_layer(num_q: int, fan_in: int, fan_out: int, is_last: bool) -> TensorDict:
-    """One layer's weights ``[Q, fan_out, fan_in]`` and the rest, as published: the last is zero."""
-    layer = TensorDict(
-        weight=torch.zeros(num_q, fan_out, fan_in),
-        bias=torch.zeros(num_q, fan_out),
-    )
-    if not is_last:
-        nn.init.trunc_normal_(layer["weight"], std=0.02)
-        layer["ln"] = TensorDict(
-            weight=torch.ones(num_q, fan_out), bias=torch.zeros(num_q, fan_out)
-        )
+def _empty_layer(num_q: int, fan_in: int, fan_out: int, normed: bool) -> TensorDict:
+    """One layer's weights ``[Q, fan_out, fan_in]`` and the rest, not initialised."""
+    layer = TensorDict(weight=torch.empty(num_q, fan_out, fan_in), bias=torch.empty(num_q, fan_out))
+    if normed:
+        layer["ln"] = layer.select("bias").set("weight", torch.empty(num_q, fan_out)).clone()
     return layer
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictParams
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["AuxiliaryValueHeads"]
 
@@ -68,6 +68,15 @@ class AuxiliaryValueHeads(TensorDictModuleBase):
                 {str(head): _zero_layer(latent_dim, num_bins) for head in range(num_heads)}
             )
         self.params = TensorDictParams(params)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Zero all weights again."""
+        self.params.zero_()
+
+    def _reset_parameters(self, module: nn.Module) -> bool:
+        self.reset_parameters()  # tensordict looks at submodules only
+        return True
 
     def logits(self, latent: Tensor, *, params: TensorDictBase | None = None) -> Tensor:
         """Return distributions of every head.

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams, unravel_key
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from torch import Tensor
-from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 from torchrl_tdmpc.modules.value_heads import AuxiliaryValueHeads
+from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
 
 __all__ = ["MultiGammaValueLoss"]
 
 
-class MultiGammaValueLoss(LossModule):
+class MultiGammaValueLoss(FunctionalLoss):
     """Cross-entropy of auxiliary value heads on a latent rollout.
 
     Head i learns, at every latent z_0 .. z_{H-1}, the one-step target
@@ -138,7 +138,7 @@ class MultiGammaValueLoss(LossModule):
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
         bootstrap = keys.state_value if self.bootstrap == "primary" else keys.target_latent
-        self.in_keys = [keys.latent, *map(_next, (keys.reward, keys.terminated, bootstrap))]
+        self.in_keys = [keys.latent, *map(next_key, (keys.reward, keys.terminated, bootstrap))]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -156,8 +156,8 @@ class MultiGammaValueLoss(LossModule):
         cross_entropy = self.two_hot.cross_entropy(logits, target.unsqueeze(-1)).squeeze(-1)
 
         # loss_weight * sum_i mean_{b,t} rho^t CE_i
-        steps = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        term = self.rho**steps * cross_entropy.sum(-1)
+        term = cross_entropy.sum(-1)
+        term = rho_weights(self.rho, term) * term
         output = TensorDict(loss_multi_gamma=self.loss_weight * self._reduce_loss(term, tensordict))
 
         with torch.no_grad():
@@ -231,8 +231,8 @@ class MultiGammaValueLoss(LossModule):
         )
         # y_i = r + gamma_i (1 - terminated) V(s')
         with torch.no_grad():
-            reward = rollout[_next(keys.reward)]
-            going_on = 1 - rollout[_next(keys.terminated)].to(reward.dtype)
+            reward = rollout[next_key(keys.reward)]
+            going_on = 1 - rollout[next_key(keys.terminated)].to(reward.dtype)
             gamma = torch.tensor(self.gammas[1:], dtype=reward.dtype, device=reward.device)
             target = reward + gamma * going_on * self._bootstrap(rollout)
         return logits, target
@@ -240,8 +240,8 @@ class MultiGammaValueLoss(LossModule):
     def _bootstrap(self, rollout: TensorDictBase) -> Tensor:
         """V(s'): ``[B, H, 1]``, the primary one, or ``[B, H, K]``, each head's own."""
         if self.bootstrap == "primary":
-            return rollout[_next(self.tensor_keys.state_value)].detach()
-        latent = rollout[_next(self.tensor_keys.target_latent)]
+            return rollout[next_key(self.tensor_keys.state_value)].detach()
+        latent = rollout[next_key(self.tensor_keys.target_latent)]
         logits = self.heads.logits(latent, params=self.target_heads_params)
         return self.two_hot.decode(logits).squeeze(-1)
 
@@ -260,7 +260,3 @@ def _labels(gammas: Sequence[float]) -> list[str]:
         seen[name] += 1
         labels.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return labels
-
-
-def _next(key: NestedKey) -> NestedKey:
-    return unravel_key(("next", key))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams, unravel_key
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from torch import Tensor
-from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules import PolicyPrior, QEnsemble, RunningPercentileScale, TDMPC2WorldModel
+from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
 
 __all__ = ["TDMPC2Loss"]
 
 
-class TDMPC2Loss(LossModule):
+class TDMPC2Loss(FunctionalLoss):
     """TD-MPC2 loss (equations 3 and 4, arXiv 2310.16828).
 
     An update is :meth:`model_loss`, a step of the model's optimiser, :meth:`actor_loss` on the
@@ -142,21 +141,14 @@ class TDMPC2Loss(LossModule):
             + ["entropy", "scaled_entropy", "value_scale"]
         )
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        # A copied TensorDictParams holds clones: take the copied networks' own weights instead
-        for name in ("world_model", "policy_prior", "q_ensemble"):
-            params = TensorDict.from_module(getattr(self, name), as_module=True)
-            setattr(self, f"{name}_params", params)
-
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
         self.in_keys = [
             keys.observation,
             keys.action,
-            _next(keys.observation),
-            _next(keys.reward),
-            _next(keys.terminated),
+            next_key(keys.observation),
+            next_key(keys.reward),
+            next_key(keys.terminated),
         ]
 
     @dispatch
@@ -198,12 +190,12 @@ class TDMPC2Loss(LossModule):
         """
         keys = self.tensor_keys
         action = batch[keys.action]
-        reward = batch[_next(keys.reward)]
-        terminated = batch[_next(keys.terminated)].to(reward.dtype)
+        reward = batch[next_key(keys.reward)]
+        terminated = batch[next_key(keys.terminated)].to(reward.dtype)
 
         # Targets: encode(s_1 .. s_H), and r + gamma (1 - terminated) V(s')
         with torch.no_grad():
-            target_latent = self.world_model.encode(batch[_next(keys.observation)])
+            target_latent = self.world_model.encode(batch[next_key(keys.observation)])
             state_value = self._bootstrap(target_latent, policy_eps, q_pair)
             td_target = reward + self.discount * (1 - terminated) * state_value
 
@@ -223,7 +215,7 @@ class TDMPC2Loss(LossModule):
             "reward": self.world_model.two_hot.cross_entropy(reward_logits, reward).squeeze(-1),
             "value": self.q_ensemble.two_hot.cross_entropy(q_logits, td_target).squeeze(-1).mean(0),
         }
-        terms = {name: term * self._rho_weights(term) for name, term in terms.items()}
+        terms = {name: term * rho_weights(self.rho, term) for name, term in terms.items()}
         if self.world_model.episodic:
             terms["termination"] = F.binary_cross_entropy_with_logits(
                 self.world_model.termination_logit(next_latent), terminated, reduction="none"
@@ -238,11 +230,11 @@ class TDMPC2Loss(LossModule):
             {
                 keys.latent: latent,
                 keys.action: action,
-                _next(keys.latent): next_latent,
-                _next(keys.target_latent): target_latent,
-                _next(keys.state_value): state_value,
-                _next(keys.reward): reward,
-                _next(keys.terminated): batch[_next(keys.terminated)],
+                next_key(keys.latent): next_latent,
+                next_key(keys.target_latent): target_latent,
+                next_key(keys.state_value): state_value,
+                next_key(keys.reward): reward,
+                next_key(keys.terminated): batch[next_key(keys.terminated)],
             },
             batch_size=action.shape[:2],
         ).update(batch.select(*self._loss_mask_keys(), strict=False))
@@ -269,7 +261,7 @@ class TDMPC2Loss(LossModule):
             ``value_scale``.
         """
         key = self.tensor_keys.latent
-        latent = torch.cat([rollout[key], rollout[_next(key)][:, -1:]], 1).detach()
+        latent = torch.cat([rollout[key], rollout[next_key(key)][:, -1:]], 1).detach()
         policy = self.policy_prior.sample(latent, policy_eps)
 
         # Q(z, pi(z)): gradients flow through the action, not into the Q-functions
@@ -287,7 +279,7 @@ class TDMPC2Loss(LossModule):
         objective = self.entropy_coef * policy.scaled_entropy + self.value_scale(value)
         term = -objective.squeeze(-1)
         loss = self._reduce_loss(
-            term * self._rho_weights(term), self._masks_of_all_latents(rollout)
+            term * rho_weights(self.rho, term), self._masks_of_all_latents(rollout)
         )
         return TensorDict(
             loss_actor=loss,
@@ -308,15 +300,7 @@ class TDMPC2Loss(LossModule):
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
         ).amin(0)
 
-    def _rho_weights(self, term: Tensor) -> Tensor:
-        """Weights rho ** t for the steps of a term ``[B, T]``."""
-        return self.rho ** torch.arange(term.shape[1], dtype=term.dtype, device=term.device)
-
     def _masks_of_all_latents(self, rollout: TensorDictBase) -> TensorDictBase:
         """The rollout's loss masks for z_0 .. z_H: z_H counts where the last transition does."""
         masks = rollout.select(*self._loss_mask_keys(), strict=False)
         return torch.cat([masks, masks[:, -1:]], 1)
-
-
-def _next(key: NestedKey) -> NestedKey:
-    return unravel_key(("next", key))

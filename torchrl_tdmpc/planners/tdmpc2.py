@@ -113,6 +113,7 @@ class TDMPC2Planner(MPCPlannerBase):
         nan_values_key: NestedKey = "nan_values",
     ):
         super().__init__(env, action_key=env.action_key)
+        self.action_spec = env.full_action_spec[env.action_key]
         self.world_model = env.world_model
         self.policy_prior = policy_prior
         self.q_ensemble = q_ensemble
