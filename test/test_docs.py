@@ -12,7 +12,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIG = yaml.safe_load((ROOT / "examples/config/tdmpc2_multigamma.yaml").read_text())
-CONFIG.pop("hydra")
+for hydra in ("defaults", "hydra"):  # settings of Hydra itself
+    CONFIG.pop(hydra)
 
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
