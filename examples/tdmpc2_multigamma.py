@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import fields
+from pathlib import Path
 from typing import NamedTuple
 
 import hydra
@@ -294,6 +295,7 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
     Raises:
         ValueError: settings that do not fit together or are out of their range.
     """
+    check_types(config)
     for key in ("env.num_envs", "train.decisions", "eval.interval", "checkpoint.interval"):
         if OmegaConf.select(config, key) < 1:
             raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
@@ -324,6 +326,36 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
             f"{settled.env.num_envs} environments): only finished episodes are learned from."
         )
     return settled, task
+
+
+def check_types(config: DictConfig) -> None:
+    """Refuse a setting whose value is of another kind than its default.
+
+    Raises:
+        ValueError: the first such setting.
+    """
+    if config.device not in ("auto", "cpu") and not torch.cuda.is_available():
+        raise ValueError(f"device is {config.device!r}; this machine has auto and cpu.")
+    kinds = {
+        bool: ("true or false", lambda value: isinstance(value, bool)),
+        int: ("a whole number", lambda value: type(value) is int),
+        float: ("a number", lambda value: type(value) in (int, float)),
+        type(None): ("null or a whole number", lambda value: value is None or type(value) is int),
+        str: ("a word", lambda value: isinstance(value, str)),
+    }
+    defaults = OmegaConf.load(Path(__file__).parent / "config/tdmpc2_multigamma.yaml")
+    for section, settings in OmegaConf.to_container(config).items():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            default = OmegaConf.select(defaults, f"{section}.{name}")
+            if default == "auto":
+                allowed, holds = "auto or a number", value == "auto" or type(value) in (int, float)
+            elif type(default) in kinds:
+                allowed, is_kind = kinds[type(default)]
+                holds = is_kind(value)
+            else:  # a list, which its own section checks
+                continue
+            if not holds:
+                raise ValueError(f"{section}.{name} is {value!r}; it must be {allowed}.")
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="tdmpc2_multigamma")

@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from torchrl_tdmpc import TDMPC2Loss
 from torchrl_tdmpc.modules import (
     MODEL_SIZES,
     ModelSize,
@@ -354,3 +355,17 @@ def test_value_scale_averages_the_percentile_range():
         assert scale.value.item() == pytest.approx(expected, rel=1e-4)
     close(scale(torch.tensor([2.0])), torch.tensor([2.0 / expected]).float())
     assert dict(scale.named_parameters()) == {} and list(scale.state_dict()) == ["value"]
+
+
+def test_parameters_are_reset_as_they_were_initialised():
+    networks = tiny_networks(episodic=True)
+    loss = TDMPC2Loss(*networks, discount=0.9)
+    seeded(loss.reset_parameters_recursive)
+    world_model, policy_prior, q_ensemble = networks
+    encoder = world_model.encoder[0]
+    assert encoder.weight.std().item() == pytest.approx(0.02, rel=3 / encoder.weight.numel() ** 0.5)
+    assert not encoder.bias.any() and (encoder.ln.weight == 1).all()
+    assert not world_model.reward_head[-1].weight.any()
+    assert policy_prior.network[-1].weight.abs().max() < 0.1
+    assert q_ensemble.params["1", "weight"].abs().max() < 0.1
+    assert not q_ensemble.params["2", "weight"].any()

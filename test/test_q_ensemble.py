@@ -30,7 +30,7 @@ def plain_q(q_ensemble, i):
     return nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("shape", [(7,), (4, 5), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (7,), (4, 5), (2, 3, 4)])
 def test_stacked_q_functions_equal_plain_networks(shape):
     _, _, q_ensemble = tiny_networks()
     latent, action = torch.randn(*shape, LATENT), torch.randn(*shape, ACTION)
