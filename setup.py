@@ -32,7 +32,7 @@ setup(
         "wandb": WANDB,
         "lint": LINT,
         "test": TEST,
-        "docs": ["sphinx>=7.0"],
+        "docs": ["pytest>=8.0", *EXAMPLES],  # runs every block of code in the documentation
     },
     classifiers=[
         "Development Status :: 3 - Alpha",
