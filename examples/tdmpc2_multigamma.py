@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import fields
-from pathlib import Path
 from typing import NamedTuple
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
+from settings import settle
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
@@ -30,7 +30,7 @@ from torchrl_tdmpc import (
     make_networks,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, load_task, make_env
+from torchrl_tdmpc.envs import Task, make_env
 from torchrl_tdmpc.modules import ModelSize, model_size
 from torchrl_tdmpc.training import (
     GracefulInterrupt,
@@ -38,12 +38,9 @@ from torchrl_tdmpc.training import (
     TDMPC2Update,
     accelerate,
     append_snapshot,
-    check_backend,
-    discount_heuristic,
     evaluate,
     plot_returns,
     save_checkpoint,
-    seed_decisions,
     take_snapshot,
     write_config,
 )
@@ -287,75 +284,6 @@ def make_multi_gamma_loss(
         bootstrap=settings.bootstrap,
         detach_latent=settings.detach_latent,
     ).to(config.device)
-
-
-def settle(config: DictConfig) -> tuple[DictConfig, Task]:
-    """The task, and the configuration with every ``auto`` replaced by what it means for the task.
-
-    Raises:
-        ValueError: settings that do not fit together or are out of their range.
-    """
-    check_types(config)
-    for key in ("env.num_envs", "train.decisions", "eval.interval", "checkpoint.interval"):
-        if OmegaConf.select(config, key) < 1:
-            raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
-    if config.eval.episodes < 0:
-        raise ValueError(f"eval.episodes is {config.eval.episodes}; it must be at least 0.")
-    check_backend(config.logger.backend)
-    task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
-    automatic = {
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
-        "loss.discount": discount_heuristic(task.episode_length),
-    }
-    settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    for key, value in automatic.items():
-        if OmegaConf.select(config, key) == "auto":
-            OmegaConf.update(settled, key, value)
-
-    if settled.planner.horizon > task.episode_length:
-        raise ValueError(
-            f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "
-            f"{task.name}, {task.episode_length} decisions."
-        )
-    needed = settled.env.num_envs * task.episode_length
-    if settled.train.seed_decisions < needed:
-        raise ValueError(
-            f"train.seed_decisions is {settled.train.seed_decisions}; it must be auto or at least "
-            f"{needed} (an episode of {task.episode_length} decisions in each of "
-            f"{settled.env.num_envs} environments): only finished episodes are learned from."
-        )
-    return settled, task
-
-
-def check_types(config: DictConfig) -> None:
-    """Refuse a setting whose value is of another kind than its default.
-
-    Raises:
-        ValueError: the first such setting.
-    """
-    if config.device not in ("auto", "cpu") and not torch.cuda.is_available():
-        raise ValueError(f"device is {config.device!r}; this machine has auto and cpu.")
-    kinds = {
-        bool: ("true or false", lambda value: isinstance(value, bool)),
-        int: ("a whole number", lambda value: type(value) is int),
-        float: ("a number", lambda value: type(value) in (int, float)),
-        type(None): ("null or a whole number", lambda value: value is None or type(value) is int),
-        str: ("a word", lambda value: isinstance(value, str)),
-    }
-    defaults = OmegaConf.load(Path(__file__).parent / "config/tdmpc2_multigamma.yaml")
-    for section, settings in OmegaConf.to_container(config).items():
-        for name, value in settings.items() if isinstance(settings, dict) else ():
-            default = OmegaConf.select(defaults, f"{section}.{name}")
-            if default == "auto":
-                allowed, holds = "auto or a number", value == "auto" or type(value) in (int, float)
-            elif type(default) in kinds:
-                allowed, is_kind = kinds[type(default)]
-                holds = is_kind(value)
-            else:  # a list, which its own section checks
-                continue
-            if not holds:
-                raise ValueError(f"{section}.{name} is {value!r}; it must be {allowed}.")
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="tdmpc2_multigamma")

@@ -43,7 +43,9 @@ TIMES = ("ms_per_step", "peak_memory_mib", "seconds")
 def example():
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / "tdmpc2_multigamma.py")
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(EXAMPLES))  # as Python does for a script
     spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
     return module
 
 
@@ -193,6 +195,8 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
         ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
         ("eval.interval=0", ("eval.interval", "0", "at least 1")),
         ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
+        ("seed=one", ("seed", "one", "a whole number")),
+        ("+model.depth=3", ("model.depth", "3", "no such setting")),
         ("planner.horizon=soon", ("planner.horizon", "soon", "a whole number")),
         ("planner.horizon=2.5", ("planner.horizon", "2.5", "a whole number")),
         ("planner.iterations=many", ("planner.iterations", "many", "auto or a number")),

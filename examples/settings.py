@@ -1,0 +1,94 @@
+"""From the configuration as written to the one that runs, or to a sentence on what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from torchrl_tdmpc.envs import Task, load_task
+from torchrl_tdmpc.training import check_backend, discount_heuristic, seed_decisions
+
+__all__ = ["settle"]
+
+DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
+# By the type of a default: what a value must be, and whether it is
+KINDS = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", lambda value: type(value) in (int, float)),
+    type(None): ("null or a whole number", lambda value: value is None or type(value) is int),
+    str: ("a word", lambda value: isinstance(value, str)),
+    list: ("a list", lambda value: isinstance(value, list)),
+    "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
+}
+
+
+def settle(config: DictConfig) -> tuple[DictConfig, Task]:
+    """The task, and the configuration with every ``auto`` replaced by what it means for the task.
+
+    Raises:
+        ValueError: settings that do not fit together or are out of their range.
+    """
+    check_types(config)
+    for key in ("env.num_envs", "train.decisions", "eval.interval", "checkpoint.interval"):
+        if OmegaConf.select(config, key) < 1:
+            raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
+    if config.eval.episodes < 0:
+        raise ValueError(f"eval.episodes is {config.eval.episodes}; it must be at least 0.")
+    check_backend(config.logger.backend)
+    task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
+    automatic = {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
+        "loss.discount": discount_heuristic(task.episode_length),
+    }
+    settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key, value in automatic.items():
+        if OmegaConf.select(config, key) == "auto":
+            OmegaConf.update(settled, key, value)
+
+    if settled.planner.horizon > task.episode_length:
+        raise ValueError(
+            f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "
+            f"{task.name}, {task.episode_length} decisions."
+        )
+    needed = settled.env.num_envs * task.episode_length
+    if settled.train.seed_decisions < needed:
+        raise ValueError(
+            f"train.seed_decisions is {settled.train.seed_decisions}; it must be auto or at least "
+            f"{needed} (an episode of {task.episode_length} decisions in each of "
+            f"{settled.env.num_envs} environments): only finished episodes are learned from."
+        )
+    return settled, task
+
+
+def check_types(config: DictConfig) -> None:
+    """Refuse a setting that does not exist, or whose value is of another kind than its default.
+
+    Raises:
+        ValueError: the first such setting.
+    """
+    if config.device not in ("auto", "cpu") and not torch.cuda.is_available():
+        raise ValueError(f"device is {config.device!r}; this machine has auto and cpu.")
+    defaults = dict(leaves(OmegaConf.to_container(OmegaConf.load(DEFAULTS))))
+    for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
+        if key not in defaults:
+            raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
+        default = defaults[key]
+        is_number_or_auto = default == "auto" and key != "device"
+        allowed, holds = KINDS["auto" if is_number_or_auto else type(default)]
+        if not holds(value):
+            raise ValueError(f"{key} is {value!r}; it must be {allowed}.")
+
+
+def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``("env.task", "walker-stand")`` and so on."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
