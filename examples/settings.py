@@ -14,6 +14,15 @@ from torchrl_tdmpc.training import check_backend, discount_heuristic, seed_decis
 
 __all__ = ["settle"]
 
+LEAST = {
+    "seed": 0,
+    "env.num_envs": 1,
+    "train.decisions": 1,
+    "eval.interval": 1,
+    "eval.episodes": 0,
+    "checkpoint.interval": 1,
+    "checkpoint.keep": 1,
+}
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
 # By the type of a default: what a value must be, and whether it is
 KINDS = {
@@ -34,11 +43,9 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         ValueError: settings that do not fit together or are out of their range.
     """
     check_types(config)
-    for key in ("env.num_envs", "train.decisions", "eval.interval", "checkpoint.interval"):
-        if OmegaConf.select(config, key) < 1:
-            raise ValueError(f"{key} is {OmegaConf.select(config, key)}; it must be at least 1.")
-    if config.eval.episodes < 0:
-        raise ValueError(f"eval.episodes is {config.eval.episodes}; it must be at least 0.")
+    for key, least in LEAST.items():
+        if (value := OmegaConf.select(config, key)) < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}.")
     check_backend(config.logger.backend)
     task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
     automatic = {
@@ -63,6 +70,11 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
             f"{needed} (an episode of {task.episode_length} decisions in each of "
             f"{settled.env.num_envs} environments): only finished episodes are learned from."
         )
+    if settled.train.decisions < settled.train.seed_decisions:
+        raise ValueError(
+            f"train.decisions is {settled.train.decisions}; it must be at least "
+            f"train.seed_decisions = {settled.train.seed_decisions}, after which learning begins."
+        )
     return settled, task
 
 
@@ -72,8 +84,9 @@ def check_types(config: DictConfig) -> None:
     Raises:
         ValueError: the first such setting.
     """
-    if config.device not in ("auto", "cpu") and not torch.cuda.is_available():
-        raise ValueError(f"device is {config.device!r}; this machine has auto and cpu.")
+    devices = ["auto", "cpu", "cuda"][: 2 + torch.cuda.is_available()]
+    if str(config.device).partition(":")[0] not in devices:
+        raise ValueError(f"device is {config.device!r}; this machine has {', '.join(devices)}.")
     defaults = dict(leaves(OmegaConf.to_container(OmegaConf.load(DEFAULTS))))
     for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
         if key not in defaults:

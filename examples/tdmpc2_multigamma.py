@@ -88,7 +88,7 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
             if decisions >= config.train.seed_decisions:
                 in_seed_phase = before < config.train.seed_decisions
                 num_updates = decisions if in_seed_phase else data.numel()
-                nan_values = data.get("nan_values", torch.zeros(1)).float().mean()
+                nan_values = data["nan_values"].float().mean()
                 for _ in trange(num_updates, desc="pretraining", disable=not in_seed_phase):
                     if interrupt.requested:
                         break
@@ -297,7 +297,10 @@ def main(config: DictConfig) -> None:
         log = make_log(config, agent)
     except (FileExistsError, ImportError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    train(config, task, agent, log)
+    try:
+        train(config, task, agent, log)
+    except FloatingPointError as error:
+        raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ def _bounded(bounds: np.ndarray) -> np.ndarray:
 def _suite():
     try:
         from dm_control import suite
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if error.name != "dm_control":
+            raise
         raise ImportError(
             "env.backend 'dmcontrol' needs dm_control: pip install 'torchrl_tdmpc[dmc]'."
         ) from error

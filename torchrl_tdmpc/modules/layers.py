@@ -18,9 +18,14 @@ class _Mish(torch.autograd.Function):
     With n = e^x (e^x + 2), tanh(softplus(x)) is n / (n + 2); it is 1 in float32 from x = 20 on.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
         exp = x.clamp(max=20).exp_()
         n = (exp + 2).mul_(exp)
         return exp.copy_(n).div_(n.add_(2)).mul_(x)

@@ -37,6 +37,9 @@ class PolicyPrior(TensorDictModuleBase):
         latent_key: where the latent is read.
         action_key: where the action is written.
 
+    Raises:
+        ValueError: an empty range of the log standard deviation.
+
     Examples:
         >>> from tensordict import TensorDict
         >>> policy_prior = PolicyPrior(nn.Linear(16, 2 * 3))
@@ -54,6 +57,11 @@ class PolicyPrior(TensorDictModuleBase):
         action_key: NestedKey = "action",
     ):
         super().__init__()
+        if not log_std_min < log_std_max:
+            raise ValueError(
+                f"model.log_std_min is {log_std_min} and model.log_std_max is {log_std_max}; "
+                "log_std_min must be smaller."
+            )
         self.network = network
         self.log_std_min = log_std_min
         self.log_std_max = log_std_max

@@ -64,7 +64,8 @@ class SymlogTwoHot:
         """
         bin_size = (self.vmax - self.vmin) / (self.num_bins - 1)
         position = (symlog(scalar).clamp(self.vmin, self.vmax) - self.vmin) / bin_size
-        lower = position.floor().clamp(0, self.num_bins - 2)
+        # NaN has no bin: it is given one here, and stays in the share
+        lower = position.nan_to_num(0).floor().clamp(0, self.num_bins - 2)
         return lower.long(), position - lower
 
     def encode(self, scalar: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ class RunningPercentileScale(nn.Module):
     Args:
         tau: weight of the newest distance in the average.
 
+    Raises:
+        ValueError: a weight outside (0, 1].
+
     Examples:
         >>> scale = RunningPercentileScale(tau=0.5)
         >>> scale.update(torch.linspace(0, 10, 101))
@@ -26,6 +29,8 @@ class RunningPercentileScale(nn.Module):
 
     def __init__(self, tau: float = 0.01):
         super().__init__()
+        if not 0 < tau <= 1:
+            raise ValueError(f"loss.value_scale_tau is {tau}; it must be in (0, 1].")
         self.tau = tau
         self.register_buffer("value", torch.ones(1))
 
@@ -38,4 +43,4 @@ class RunningPercentileScale(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """``values`` divided by the scale."""
-        return values / self.value
+        return values / self.value.clone()  # the buffer may move on before a backward pass

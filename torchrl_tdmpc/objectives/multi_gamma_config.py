@@ -128,7 +128,7 @@ class MultiGammaConfig:
                 stacklevel=2,
             )
             return ()
-        return discounts
+        return (primary, *discounts[1:])
 
 
 def _is_number(value: object) -> bool:

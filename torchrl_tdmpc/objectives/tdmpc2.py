@@ -46,7 +46,7 @@ class TDMPC2Loss(FunctionalLoss):
             (``[B, H + 1]`` for the policy), whose mean is the loss.
 
     Raises:
-        ValueError: a discount outside (0, 1), or an unknown reduction.
+        ValueError: a discount outside (0, 1), a negative coefficient, or an unknown reduction.
 
     Examples:
         >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
@@ -116,6 +116,17 @@ class TDMPC2Loss(FunctionalLoss):
     ):
         if not 0 < discount < 1:
             raise ValueError(f"loss.discount is {discount}; it must lie strictly between 0 and 1.")
+        coefficients = {
+            "rho": rho,
+            "consistency_coef": consistency_coef,
+            "reward_coef": reward_coef,
+            "value_coef": value_coef,
+            "termination_coef": termination_coef,
+            "entropy_coef": entropy_coef,
+        }
+        for name, value in coefficients.items():
+            if not value >= 0:
+                raise ValueError(f"loss.{name} is {value}; it must be at least 0.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()

@@ -76,7 +76,7 @@ class TDMPC2Update:
         for name, (value, holds, allowed) in limits.items():
             if not holds:
                 raise ValueError(f"train.{name} is {value}; it must be {allowed}.")
-        if loss.reduction == "none":
+        if "none" in (loss.reduction, getattr(multi_gamma_loss, "reduction", "mean")):
             raise ValueError("the loss's reduction is 'none'; an update needs 'mean' or 'sum'.")
         self.loss = loss
         self.multi_gamma_loss = multi_gamma_loss
