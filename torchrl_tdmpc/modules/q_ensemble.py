@@ -40,7 +40,7 @@ class QEnsemble(TensorDictModuleBase):
 
     Raises:
         ValueError: fewer than two Q-functions (every bootstrap draws a pair), or a probability
-            outside [0, 1).
+            outside [0, 1].
 
     Examples:
         >>> q_ensemble = QEnsemble(latent_dim=16, action_dim=3, mlp_dim=32, num_q=5)
@@ -69,8 +69,8 @@ class QEnsemble(TensorDictModuleBase):
             raise ValueError(
                 f"model.num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"model.dropout is {dropout}; it must be in [0, 1).")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"model.dropout is {dropout}; it must be in [0, 1].")
         self.num_q = num_q
         self.two_hot = two_hot
         self.dropout = dropout
