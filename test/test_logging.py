@@ -156,8 +156,17 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with RunLog(tmp_path, metrics=["loss_value"], backend="wandb") as log:
-        write_rows(log)
+    # In a process of its own, as a run is: wandb's service writes until its process ends
+    code = (
+        "import sys, torch; from tensordict import TensorDict;"
+        "from torchrl_tdmpc.training.logging import RunLog;"
+        "log = RunLog(sys.argv[1], metrics=['loss_value'], backend='wandb');"
+        "log.update(TensorDict(loss_value=torch.tensor(0.25)));"
+        "log.episodes(step=4, decisions=2, returns=[1.5], lengths=[2]);"
+        "log.evaluation(step=4, decisions=2, returns=[1.0, 2.0], lengths=[2, 2]);"
+        "log.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     for name in (b"train/return", b"train/loss_value", b"eval/reward"):

@@ -18,7 +18,7 @@ class RunningPercentileScale(nn.Module):
         tau: weight of the newest distance in the average.
 
     Raises:
-        ValueError: a weight outside (0, 1].
+        ValueError: a weight outside [0, 1].
 
     Examples:
         >>> scale = RunningPercentileScale(tau=0.5)
@@ -29,8 +29,8 @@ class RunningPercentileScale(nn.Module):
 
     def __init__(self, tau: float = 0.01):
         super().__init__()
-        if not 0 < tau <= 1:
-            raise ValueError(f"loss.value_scale_tau is {tau}; it must be in (0, 1].")
+        if not 0 <= tau <= 1:
+            raise ValueError(f"loss.value_scale_tau is {tau}; it must be in [0, 1].")
         self.tau = tau
         self.register_buffer("value", torch.ones(1))
 
