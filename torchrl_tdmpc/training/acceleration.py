@@ -25,6 +25,9 @@ def accelerate(
 ) -> None:
     """Make planning and updating faster, in place.
 
+    Copy a planner or a loss before, not after: compiled methods of a copy would still be those of
+    the original, and compute with its weights.
+
     Args:
         planner: the planner of the run.
         loss: the loss of the run.
