@@ -17,6 +17,7 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
+from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.task import Task, resolve_episode_length, unknown
 
 ACTION_REPEAT = 2
@@ -119,6 +120,7 @@ def _bounded(bounds: np.ndarray) -> np.ndarray:
 
 
 def _suite():
+    choose_renderer()
     try:
         from dm_control import suite
     except ModuleNotFoundError as error:
