@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
 from torchrl_tdmpc.modules import ModelSize, PixelEncoder, SimNorm
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.training import TDMPC2Update, published_weights
 
 FOLDER = Path(os.environ.get("TORCHRL_TDMPC_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -42,8 +42,8 @@ class Reference:
         prefix = name + "/"
         return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
 
-    def make_networks(self):
-        """Our networks with the weights before the first update."""
+    def make_loss(self) -> TDMPC2Loss:
+        """Our loss on networks with the weights before the first update, targets included."""
         config = self.config
         size = ModelSize(**{field.name: config[field.name] for field in fields(ModelSize)})
         shape = tuple(self["batch/observation"].shape[2:])
@@ -59,12 +59,20 @@ class Reference:
             log_std_min=config["log_std_min"],
             log_std_max=config["log_std_max"],
         )
-        world_model, policy_prior, q_ensemble = networks
-        weights = self.group("params_before")
-        for part, module in published_parts(world_model, policy_prior).items():
-            module.load_state_dict(our_names(module, below(weights, part)))
-        q_ensemble.load_state_dict(below(weights, "_Qs"))
-        return networks
+        coefficients = ("consistency_coef", "reward_coef", "value_coef", "termination_coef")
+        loss = TDMPC2Loss(
+            *networks,
+            discount=config["discount"],
+            rho=config["rho"],
+            entropy_coef=config["entropy_coef"],
+            value_scale_tau=config["tau"],
+            **{name: config[name] for name in coefficients},
+        )
+        published = self.group("params_before")
+        with torch.no_grad():
+            for name, weight in published_weights(loss).items():
+                weight.copy_(published[name])
+        return loss
 
     def _encoder_without_shift(self, shape: tuple[int, ...]) -> PixelEncoder | None:
         """The reference replaced the random shift of frames by the identity."""
@@ -73,51 +81,29 @@ class Reference:
         simnorm = SimNorm(self.config["simnorm_dim"])
         return PixelEncoder(shape[0], self.config["num_channels"], simnorm, pad=0)
 
-    def make_loss(self) -> TDMPC2Loss:
-        """Our loss on those networks, target Q-functions not yet set."""
-        config = self.config
-        coefficients = ("consistency_coef", "reward_coef", "value_coef", "termination_coef")
-        return TDMPC2Loss(
-            *self.make_networks(),
-            discount=config["discount"],
-            rho=config["rho"],
-            entropy_coef=config["entropy_coef"],
-            value_scale_tau=config["tau"],
-            **{name: config[name] for name in coefficients},
-        )
-
     def make_update(self) -> TDMPC2Update:
-        """Our update on that loss, with the reference's target Q-functions."""
+        """Our update on that loss."""
         config = self.config
-        loss = self.make_loss()
-        update = TDMPC2Update(
-            loss,
+        return TDMPC2Update(
+            self.make_loss(),
             lr=config["lr"],
             encoder_lr_scale=config["enc_lr_scale"],
             grad_clip_norm=config["grad_clip_norm"],
             tau=config["tau"],
         )
-        loss.target_q_ensemble_params.data.update_(self.target_params("params_before"))
-        return update
 
     def make_planner(self) -> TDMPC2Planner:
-        """Our planner on those networks."""
-        config = self.config
-        world_model, policy_prior, q_ensemble = self.make_networks()
+        """Our planner on the networks of that loss."""
+        config, loss = self.config, self.make_loss()
         names = ("discount", "horizon", "iterations", "num_samples", "num_elites")
         names += ("min_std", "max_std", "temperature")
         return TDMPC2Planner(
-            LatentEnv(world_model, config["action_dim"]),
-            policy_prior,
-            q_ensemble,
+            LatentEnv(loss.world_model, config["action_dim"]),
+            loss.policy_prior,
+            loss.q_ensemble,
             num_policy_trajs=config["num_pi_trajs"],
             **{name: config[name] for name in names},
         )
-
-    def target_params(self, group: str) -> TensorDict:
-        """Weights of the target Q-functions, laid out as ``TensorDict.from_module`` does."""
-        weights = below(self.group(group), "_target_Qs_params")
-        return TensorDict({("params", *name.split(".")): w for name, w in weights.items()})
 
     def batch(self) -> TensorDict:
         """The batch ``[B, H]``; the file has time first."""
@@ -139,34 +125,6 @@ class Reference:
             next=TensorDict(following, batch_size=shape),
             batch_size=shape,
         )
-
-
-def below(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The weights of one published part, under their names inside it."""
-    prefix = part + "."
-    return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-
-
-def our_names(module: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published names inside a part, as ours: an encoder's begin with its observation's name, and
-    the pixel encoder's layers are counted from its two steps of preprocessing on."""
-    if isinstance(module, PixelEncoder):
-        layers = (name.removeprefix("rgb.").split(".") for name in weights)
-        return {f"{int(i) - 2}.{leaf}": w for (i, leaf), w in zip(layers, weights.values())}
-    return {name.removeprefix("state."): weight for name, weight in weights.items()}
-
-
-def published_parts(world_model, policy_prior) -> dict[str, nn.Module]:
-    """Our modules by the published checkpoint's names (Q-functions excepted)."""
-    parts = {
-        "_encoder": world_model.encoder,
-        "_dynamics": world_model.dynamics,
-        "_reward": world_model.reward_head,
-        "_pi": policy_prior.network,
-    }
-    if world_model.episodic:
-        parts["_termination"] = world_model.termination_head
-    return parts
 
 
 def references() -> dict[str, Reference]:

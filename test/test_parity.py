@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference_data import below, our_names, published_parts, references
+from reference_data import references
 
 from torchrl_tdmpc import RunningPercentileScale
 from torchrl_tdmpc.planners import PlanDraws
+from torchrl_tdmpc.training import published_weights
 
 REFERENCES = references()
 
@@ -26,7 +27,8 @@ def test_parity_reference_numbers_exist():
 
 
 def test_parity_forward(reference):
-    world_model, policy_prior, q_ensemble = reference.make_networks()
+    loss = reference.make_loss()
+    world_model, policy_prior, q_ensemble = loss.world_model, loss.policy_prior, loss.q_ensemble
     published = reference.group("forward")
     action = reference["batch/action"][0]
 
@@ -37,7 +39,7 @@ def test_parity_forward(reference):
     assert_close(world_model.reward(latent, action), published["reward"])
     assert_close(q_ensemble.logits(latent, action), published["q_logits"])
     assert_close(q_ensemble.value(latent, action), published["q_values"])
-    target = q_ensemble.logits(latent, action, params=reference.target_params("params_before"))
+    target = q_ensemble.logits(latent, action, params=loss.target_q_ensemble_params)
     assert_close(target, published["q_logits_target"])
 
     policy = policy_prior.sample(latent, published["policy_eps"])
@@ -147,7 +149,7 @@ def test_parity_updates(reference):
 def check_clipped_gradients(loss, reference):
     model = reference.group("update_0/clipped_grad_model")
     policy = reference.group("update_0/clipped_grad_policy")
-    ours = named_by_reference(loss, {**model, **policy})
+    ours = published_weights(loss)
     for name, gradient in {**model, **policy}.items():
         assert_close(ours[name].grad, gradient, 1e-4)
 
@@ -164,7 +166,8 @@ def check_weights(update, reference):
     published = {
         n: w for n, w in published.items() if n not in constants and not n.startswith("_detach")
     }
-    ours = named_by_reference(update.loss, published)
+    ours = published_weights(update.loss)
+    assert ours.keys() == published.keys()
     is_zero = {}
     for network in ("model", "policy"):
         gradients = reference.group(f"update_0/clipped_grad_{network}")
@@ -179,18 +182,3 @@ def check_weights(update, reference):
         assert error[~may_drift].le(1e-5).all(), name
         assert error[may_drift].le(3 * reference.config["lr"]).all(), name
     assert drifted <= sum(w.numel() for w in published.values()) // 2000
-
-
-def named_by_reference(loss, published):
-    """Our parameters and targets by the published names; each published name must be matched."""
-    ours = {}
-    for part, module in published_parts(loss.world_model, loss.policy_prior).items():
-        names = below(published, part)
-        for name, our_name in zip(names, our_names(module, names)):
-            ours[f"{part}.{name}"] = module.get_parameter(our_name)
-    stacked = {"_Qs": loss.q_ensemble_params, "_target_Qs_params": loss.target_q_ensemble_params}
-    for part, params in stacked.items():
-        for name in below(published, part):
-            ours[f"{part}.{name}"] = params[("params", *name.removeprefix("params.").split("."))]
-    assert set(ours) == set(published)
-    return ours

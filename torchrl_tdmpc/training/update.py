@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch.nn.utils import clip_grad_norm_
-from torchrl.objectives import SoftUpdate
+from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
@@ -18,7 +18,7 @@ class TDMPC2Update:
     """The published update of world model, Q-functions, policy prior and targets.
 
     Args:
-        loss: the objective, and through it the networks.
+        loss: the objective, and through it the networks. Targets keep the weights they have.
         multi_gamma_loss: auxiliary value heads to train beside them; their gradients reach the
             heads, the dynamics and the encoder.
 
@@ -91,12 +91,12 @@ class TDMPC2Update:
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
         )
-        self.target_updates = [SoftUpdate(loss, tau=tau)]
+        self.target_updates = [_soft_update(loss, tau)]
         self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor"]
         if multi_gamma_loss is not None:
             self.metric_names += multi_gamma_loss.out_keys
             if multi_gamma_loss.bootstrap == "self":
-                self.target_updates.append(SoftUpdate(multi_gamma_loss, tau=tau))
+                self.target_updates.append(_soft_update(multi_gamma_loss, tau))
 
     def __call__(
         self,
@@ -141,3 +141,11 @@ class TDMPC2Update:
         grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
         optimizer.step()
         return grad_norm
+
+
+def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:
+    """The update of a loss's targets, which keep the weights they have."""
+    weights = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    update = SoftUpdate(loss, tau=tau)  # copies the online weights to the targets
+    loss.load_state_dict(weights)
+    return update
