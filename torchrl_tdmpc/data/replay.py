@@ -24,13 +24,18 @@ class EpisodeReplay:
     uniformly. Every draw comes from torch's global generator (of the storage's device).
 
     Args:
-        capacity (int): most steps in storage; the oldest are overwritten.
+        capacity (int): places in the ring, one for each step; the oldest are overwritten.
         horizon (int): steps in a slice, H.
         batch_size (int): slices in a batch, B.
         device (torch.device or str): where the storage lives.
         observation_keys (sequence of NestedKey): the entries of the environment to keep, at the
             root and under ``"next"``.
         action_key (NestedKey): the action's entry.
+        frame_channels (int, optional): given when the one observation is a stack of K frames of so
+            many channels each, ``[K * frame_channels, height, width]``, newest last. Each frame is
+            then stored once: an episode of T steps takes T + K places of the ring, the K frames of
+            its first observation and the newest frame of every next one. At 3 x 64 x 64 bytes a
+            frame, an episode of 500 steps takes 12.4 kB a step (not 73.8). Slices are the same.
 
     Attributes:
         num_decisions (int): steps given to :meth:`extend` so far, all environments together.
@@ -38,8 +43,9 @@ class EpisodeReplay:
             are dropped.
 
     Raises:
-        ValueError: if ``horizon`` or ``batch_size`` is less than 1, or ``capacity`` less than
-            ``horizon`` or 2.
+        ValueError: if ``horizon``, ``batch_size`` or ``frame_channels`` is less than 1, if
+            ``capacity`` is less than a slice takes, or if there are frames and several
+            ``observation_keys``.
 
     Examples:
         >>> from torchrl.envs import StepCounter, TransformedEnv
@@ -61,21 +67,22 @@ class EpisodeReplay:
         device: torch.device | str = "cpu",
         observation_keys: Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",
+        frame_channels: int | None = None,
     ):
         if horizon < 1:
             raise ValueError(f"horizon {horizon} is too short for a slice; choose at least 1.")
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size} is too small; choose at least 1.")
-        self._least = max(horizon, 2)  # TorchRL's sampler cannot index a storage of one step
-        if capacity < self._least:
+        if frame_channels is not None and (frame_channels < 1 or len(observation_keys) != 1):
             raise ValueError(
-                f"replay.capacity {capacity} cannot hold a slice of {horizon} steps; "
-                f"choose at least {self._least}."
+                f"frame_channels {frame_channels} with observation_keys {list(observation_keys)}; "
+                "choose at least 1 channel, and one key."
             )
         self.capacity = capacity
         self.horizon = horizon
         self.batch_size = batch_size
         self.device = torch.device(device)
+        self.frame_channels = frame_channels
         self.num_decisions = 0
         self.num_short_episodes = 0
         following = (*observation_keys, "reward", "terminated", "done")
@@ -84,27 +91,42 @@ class EpisodeReplay:
             *(unravel_key(("next", key)) for key in following),
         ]
         self._pending: list[list[TensorDictBase]] = []  # per environment: pieces of its episode
+        # Known from the first stack: its frames, their type, and the type that they are stored as,
+        # the widest that fits a row of pixels: single bytes are gathered several times more slowly
+        self._num_frames = 0
+        self._frame_dtype = self._stored_dtype = None
+        self._make_buffer()
+
+    def _make_buffer(self) -> None:
+        """An empty ring, and the sampler of slices of it: H places, or H + K with frames."""
+        slice_len = self.horizon + self._num_frames
+        self._least = max(slice_len, 2)  # TorchRL's sampler cannot index a storage of one step
+        if self.capacity < self._least:
+            raise ValueError(
+                f"replay.capacity {self.capacity} cannot hold a slice of {self.horizon} steps; "
+                f"choose at least {self._least}."
+            )
         self._buffer = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(capacity, device=self.device),
+            storage=LazyTensorStorage(self.capacity, device=self.device),
             sampler=SliceSampler(
-                slice_len=horizon,
+                slice_len=slice_len,
                 end_key=("next", "done"),
                 strict_length=True,
                 cache_values=True,
                 init_key=None,
                 truncated_key=None,
             ),
-            batch_size=batch_size * horizon,
+            batch_size=self.batch_size * slice_len,
         )
 
     @property
     def num_transitions(self) -> int:
-        """Steps of finished episodes in storage."""
+        """Places taken: steps of finished episodes, and with frames K more for each episode."""
         return len(self._buffer)
 
     @property
     def num_pending(self) -> int:
-        """Steps of unfinished episodes, which wait outside the storage."""
+        """Places that the unfinished episodes will take, which wait outside the storage."""
         return sum(len(piece) for pieces in self._pending for piece in pieces)
 
     def extend(self, data: TensorDictBase) -> int:
@@ -131,19 +153,21 @@ class EpisodeReplay:
                 f"from {len(self._pending)}; one replay serves one number of environments."
             )
         self._check_finite(data)
+        if self.frame_channels is not None:
+            self._check_stacks(data)
         self.num_decisions += data.numel()
 
         num_finished = 0
         for pieces, steps in zip(self._pending, data.unbind(0), strict=True):
             begin = 0
             for end in steps["next", "done"].flatten().nonzero().flatten().tolist():
-                pieces.append(steps[begin : end + 1])
+                pieces.append(self._places(steps[begin : end + 1], is_first=not pieces))
                 self._store(torch.cat(pieces))
                 pieces.clear()
                 num_finished += 1
                 begin = end + 1
             if begin < len(steps):
-                pieces.append(steps[begin:])
+                pieces.append(self._places(steps[begin:], is_first=not pieces))
         return num_finished
 
     def sample(self) -> TensorDict:
@@ -163,16 +187,63 @@ class EpisodeReplay:
                 f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
                 f"collect at least {self._least} in one episode."
             )
-        slices = self._buffer.sample().select(*self._keys)
-        return slices.reshape(self.batch_size, self.horizon)
+        slices = self._buffer.sample().select(*self._keys, strict=False)
+        slices = slices.reshape(self.batch_size, -1)
+        return slices if self.frame_channels is None else self._stacked(slices)
+
+    def _places(self, steps: TensorDictBase, *, is_first: bool) -> TensorDictBase:
+        """What steps ``[T]`` of one episode take in the ring: ``[T]``, or ``[K + T]`` at its start.
+
+        With frames, a place has one frame and the step that led to it, so that ``done`` stands with
+        the last frame. The places of the K frames of the first observation have no such step.
+        """
+        if self.frame_channels is None:
+            return steps
+        key = self._keys[0]
+        places = steps.exclude(("next", key))
+        places[key] = steps["next", key][:, -self.frame_channels :].view(self._stored_dtype)
+        if is_first:
+            before = torch.zeros_like(places[:1]).expand(self._num_frames).clone()
+            first = steps[key][0].unflatten(0, (self._num_frames, self.frame_channels))
+            before[key] = first.view(self._stored_dtype)
+            places = torch.cat([before, places])
+        return places
+
+    def _stacked(self, places: TensorDictBase) -> TensorDictBase:
+        """Slices ``[B, H]`` from places ``[B, H + K]``; a frame in several stacks is not copied."""
+        key, num_frames = self._keys[0], self._num_frames
+        frames = places[key].view(self._frame_dtype)
+        stacks = frames.unfold(1, num_frames, 1).movedim(-1, 2).flatten(2, 3)  # [B, H + 1, ...]
+        slices = places[:, num_frames:]
+        slices[key], slices["next", key] = stacks[:, :-1], stacks[:, 1:]
+        return slices
 
     def _store(self, episode: TensorDictBase) -> None:
-        """Writes a finished episode ``[T]``; of one longer than the ring, the end remains."""
-        if len(episode) < self.horizon:
+        """Writes a finished episode; of one longer than the ring, the end remains."""
+        if len(episode) < self.horizon + self._num_frames:
             self.num_short_episodes += 1
         else:
             episode = episode[-self.capacity :]  # one write to a place: their order is undefined
             self._buffer.extend(episode.to(self.device))
+
+    def _check_stacks(self, data: TensorDictBase) -> None:
+        """Refuses observations that are not stacks, or not the last ones moved on by a frame."""
+        stacks, key, channels = data[self._keys[0]], self._keys[0], self.frame_channels
+        if stacks.ndim != 5 or stacks.shape[2] % channels:
+            raise ValueError(
+                f"{key!r} has shape {list(stacks.shape[2:])}; with frame_channels {channels} it "
+                f"must be [a multiple of {channels}, height, width]."
+            )
+        if not (data["next", key][:, :, :-channels] == stacks[:, :, channels:]).all():
+            raise ValueError(
+                f"{key!r} is not a stack of frames of {channels} channels, newest last: a next one "
+                "does not continue it by one frame."
+            )
+        if not self._num_frames:
+            self._num_frames, self._frame_dtype = stacks.shape[2] // channels, stacks.dtype
+            bytes_in_row = stacks.shape[-1] * stacks.element_size()
+            self._stored_dtype = stacks.dtype if bytes_in_row % 8 else torch.int64
+            self._make_buffer()
 
     def _check_finite(self, data: TensorDictBase) -> None:
         """Names the first decision of ``data`` ``[num_envs, T]`` with a number that is not one."""
