@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from torchrl_tdmpc.envs import Task, load_task
+from torchrl_tdmpc.envs import WORKERS, Task, load_task
 from torchrl_tdmpc.training import check_backend, discount_heuristic, seed_decisions
 
 __all__ = ["settle"]
@@ -33,6 +33,10 @@ KINDS = {
     str: ("a word", lambda value: isinstance(value, str)),
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
+    "env.episodic": (
+        "auto, true or false",
+        lambda value: value == "auto" or isinstance(value, bool),
+    ),
 }
 
 
@@ -47,11 +51,20 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
     check_backend(config.logger.backend)
-    task = load_task(config.env.backend, config.env.task, episode_length=config.env.episode_length)
+    if config.env.workers not in WORKERS:
+        raise ValueError(
+            f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
+        )
+    env = config.env
+    task = load_task(env.backend, env.task, episode_length=env.episode_length, pixels=env.pixels)
+    # Published for Gymnasium's tasks, whose ends are the last steps of a slice
+    largest_discount, rho = (0.99, 0.7) if task.backend == "gym" else (0.995, 0.5)
     automatic = {
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
-        "loss.discount": discount_heuristic(task.episode_length),
+        "env.episodic": task.backend != "dmcontrol",
+        "loss.discount": discount_heuristic(task.episode_length, largest_discount),
+        "loss.rho": rho,
     }
     settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     for key, value in automatic.items():
@@ -93,7 +106,8 @@ def check_types(config: DictConfig) -> None:
             raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
         default = defaults[key]
         is_number_or_auto = default == "auto" and key != "device"
-        allowed, holds = KINDS["auto" if is_number_or_auto else type(default)]
+        kind = key if key in KINDS else "auto" if is_number_or_auto else type(default)
+        allowed, holds = KINDS[kind]
         if not holds(value):
             raise ValueError(f"{key} is {value!r}; it must be {allowed}.")
 

@@ -29,7 +29,7 @@ from torchrl_tdmpc import (
     TDMPC2Planner,
     make_networks,
 )
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import EpisodeReplay, ReplayError
 from torchrl_tdmpc.envs import Task, make_env
 from torchrl_tdmpc.modules import ModelSize, model_size
 from torchrl_tdmpc.training import (
@@ -60,7 +60,8 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
     """Collect one decision per environment, learn once for each; evaluate and save now and then."""
     planner, replay, update = agent
     config = OmegaConf.merge(config, {"planner": {"iterations": planner.iterations}})
-    env = make_env(task, num_envs=config.env.num_envs, seed=config.seed, device=config.device)
+    settings = {"seed": config.seed, "device": config.device, "workers": config.env.workers}
+    env = make_env(task, num_envs=config.env.num_envs, **settings)
     collector = Collector(
         TransformedEnv(env, Compose(RewardSum(), StepCounter())),
         planner,
@@ -104,7 +105,7 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
                 save(config, agent, decisions, log)
         save(config, agent, decisions, log)
     collector.shutdown()
-    report(config, task, decisions)
+    report(config, task, replay, decisions)
 
 
 def is_due(interval: int, before: int, now: int) -> bool:
@@ -211,7 +212,7 @@ def count_parameters(update: TDMPC2Update) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def report(config: DictConfig, task: Task, decisions: int) -> None:
+def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int) -> None:
     """Draw the returns and say what lies where."""
     title = f"{task.name}, {config.model.size}M parameters, seed {config.seed}"
     plot_returns(config.output_dir, title=title)
@@ -219,6 +220,11 @@ def report(config: DictConfig, task: Task, decisions: int) -> None:
         f"{decisions} decisions ({decisions * task.action_repeat} environment steps). "
         f"In {config.output_dir}: eval.csv, train.csv, returns.png, config.yaml, checkpoints/"
     )
+    if replay.num_short_episodes:
+        print(
+            f"{replay.num_short_episodes} episodes were shorter than planner.horizon "
+            f"({replay.horizon} decisions) and not learned from."
+        )
 
 
 def make_agent(config: DictConfig, task: Task) -> Agent:
@@ -228,7 +234,12 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
     size = model_size(model.pop("size"), **{f.name: model.pop(f.name) for f in fields(ModelSize)})
     two_hot = SymlogTwoHot(**{f.name: model.pop(f.name) for f in fields(SymlogTwoHot)})
     networks = make_networks(
-        task.observation_shape, task.action_dim, size, two_hot=two_hot, **model
+        task.observation_shape,
+        task.action_dim,
+        size,
+        episodic=config.env.episodic,
+        two_hot=two_hot,
+        **model,
     )
     world_model, policy_prior, q_ensemble = (network.to(config.device) for network in networks)
 
@@ -250,6 +261,8 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         horizon=config.planner.horizon,
         batch_size=config.train.batch_size,
         device=config.device,
+        frame_channels=task.frame_channels,
+        episodic=config.env.episodic,
     )
     return Agent(planner, replay, update)
 
@@ -299,7 +312,7 @@ def main(config: DictConfig) -> None:
         raise SystemExit(f"error: {error}") from None
     try:
         train(config, task, agent, log)
-    except FloatingPointError as error:
+    except (FloatingPointError, ReplayError) as error:
         raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from torchrl_tdmpc.data.replay import EpisodeReplay
+from torchrl_tdmpc.data.replay import EpisodeReplay, ReplayError
 
-__all__ = ["EpisodeReplay"]
+__all__ = ["EpisodeReplay", "ReplayError"]

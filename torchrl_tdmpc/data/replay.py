@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.utils import unravel_key
+from torch import Tensor
 from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
+
+
+class ReplayError(RuntimeError):
+    """What the environments sent cannot be learned from."""
 
 
 class EpisodeReplay:
@@ -36,6 +41,8 @@ class EpisodeReplay:
             then stored once: an episode of T steps takes T + K places of the ring, the K frames of
             its first observation and the newest frame of every next one. At 3 x 64 x 64 bytes a
             frame, an episode of 500 steps takes 12.4 kB a step (not 73.8). Slices are the same.
+        episodic (bool): whether episodes may terminate; a model without a termination head cannot
+            learn from those that do.
 
     Attributes:
         num_decisions (int): steps given to :meth:`extend` so far, all environments together.
@@ -68,6 +75,7 @@ class EpisodeReplay:
         observation_keys: Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",
         frame_channels: int | None = None,
+        episodic: bool = True,
     ):
         if horizon < 1:
             raise ValueError(f"horizon {horizon} is too short for a slice; choose at least 1.")
@@ -83,6 +91,7 @@ class EpisodeReplay:
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.frame_channels = frame_channels
+        self.episodic = episodic
         self.num_decisions = 0
         self.num_short_episodes = 0
         following = (*observation_keys, "reward", "terminated", "done")
@@ -142,6 +151,7 @@ class EpisodeReplay:
         Raises:
             ValueError: if ``data`` has another shape, or the number of environments changes.
             FloatingPointError: if an entry to be kept is NaN or infinite. Nothing is stored then.
+            ReplayError: if an episode terminated although ``episodic`` is false.
         """
         if data.ndim != 2:
             raise ValueError(f"Expected data of shape [num_envs, T], got {list(data.shape)}.")
@@ -155,6 +165,7 @@ class EpisodeReplay:
         self._check_finite(data)
         if self.frame_channels is not None:
             self._check_stacks(data)
+        self._check_terminations(data)
         self.num_decisions += data.numel()
 
         num_finished = 0
@@ -178,10 +189,10 @@ class EpisodeReplay:
             observations (s_{t+1}), ``reward``, ``terminated`` and ``done`` (``[B, H, 1]``).
 
         Raises:
-            RuntimeError: if no episode of at least H steps has finished yet.
+            ReplayError: if no episode of at least H steps has finished yet.
         """
         if self.num_transitions < self._least:
-            raise RuntimeError(
+            raise ReplayError(
                 f"No slice of {self.horizon} steps can be sampled yet: finished episodes left "
                 f"{self.num_transitions} steps in storage ({self.num_short_episodes} were shorter "
                 f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
@@ -250,9 +261,20 @@ class EpisodeReplay:
         for key in self._keys:
             bad = ~data[key].isfinite().reshape(*data.shape, -1).all(-1)
             if bad.any():
-                time, env = bad.T.nonzero()[0].tolist()
-                decision = self.num_decisions + time * len(bad) + env + 1
                 raise FloatingPointError(
-                    f"{key!r} contains NaN or infinity at decision {decision}, "
-                    f"in environment {env}."
+                    f"{key!r} contains NaN or infinity {self._place_of_first(bad)}."
                 )
+
+    def _check_terminations(self, data: TensorDictBase) -> None:
+        terminated = data["next", "terminated"].reshape(data.shape)
+        if terminated.any() and not self.episodic:
+            raise ReplayError(
+                f"An episode terminated {self._place_of_first(terminated)}, but env.episodic is "
+                "false; set it to true, and the model learns to predict terminations."
+            )
+
+    def _place_of_first(self, flags: Tensor) -> str:
+        """Where in ``[num_envs, T]`` steps a flag is set first."""
+        time, env = flags.T.nonzero()[0].tolist()
+        decision = self.num_decisions + time * len(flags) + env + 1
+        return f"at decision {decision}, in environment {env}"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
-from torchrl_tdmpc.envs.factory import BACKENDS, load_task, make_env
+from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
+from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, render
 from torchrl_tdmpc.envs.task import Task
 
 __all__ = [
     "BACKENDS",
+    "WORKERS",
     "Task",
     "choose_renderer",
     "dmcontrol_task",
+    "function_task",
+    "gym_task",
     "load_task",
     "make_env",
+    "make_task",
     "render",
 ]

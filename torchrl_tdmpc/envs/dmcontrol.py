@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import functools
-import math
 
-import numpy as np
-from torchrl.envs import (
-    ActionScaling,
-    CatTensors,
-    DMControlWrapper,
-    DoubleToFloat,
-    EnvBase,
-    FlattenObservation,
-    StepCounter,
-    TransformedEnv,
-)
+from torchrl.envs import DMControlWrapper, EnvBase
 
+from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
-from torchrl_tdmpc.envs.task import Task, resolve_episode_length, unknown
+from torchrl_tdmpc.envs.standard import build_task
+from torchrl_tdmpc.envs.task import Task, unknown
 
 ACTION_REPEAT = 2
 
+# The camera from which each domain is seen, as published; the first one where none stands here.
+_CAMERAS = {"quadruped": 2}
 # The published names shorten two domains.
 _PUBLISHED_DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
 
-def dmcontrol_task(name: str, episode_length: int | None = None) -> Task:
+def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
     """A task of the DeepMind Control Suite, with two environment steps to a decision.
 
     Args:
@@ -34,15 +27,16 @@ def dmcontrol_task(name: str, episode_length: int | None = None) -> Task:
             ``"cup-catch"``, ``"finger-turn-easy"``. Dashes, underscores and case are not told
             apart, and the suite's own domain names (``ball_in_cup``, ``point_mass``) hold as well.
         episode_length (int, optional): truncates episodes earlier than the suite does; decisions.
+        pixels (bool): observe frames from the published camera.
 
     Returns:
-        Task: the task. One dm_control environment is built, after the name is known to be good, to
-        read the time limit and the action bounds.
+        Task: the task. One environment is built, after the name is known to be good, to read its
+        time limit and specs.
 
     Raises:
         ImportError: if dm_control is not installed.
-        ValueError: if the task is unknown or has unbounded actions, or if ``episode_length`` does
-            not fit its time limit.
+        ValueError: if the task is unknown or has unbounded actions, if ``episode_length`` does not
+            fit its time limit, or if frames cannot be rendered here.
 
     Examples:
         >>> dmcontrol_task("cup-catch").episode_length
@@ -52,25 +46,16 @@ def dmcontrol_task(name: str, episode_length: int | None = None) -> Task:
     if _plain(name) not in names:
         raise unknown("env.task", name, published)
     domain, task = names[_plain(name)]
-    name = published_name(domain, task)
-
-    env = _suite().load(domain, task)
-    spec = env.action_spec()
-    if not (_bounded(spec.minimum) & _bounded(spec.maximum)).all():
-        raise ValueError(f"env.task {name!r} has unbounded actions; choose a task with bounds.")
-    limit = env._step_limit  # environment steps; the suite has no public name for it
-    declared = None if math.isinf(limit) else math.ceil(math.ceil(limit) / ACTION_REPEAT)
-    length = resolve_episode_length(name, declared, episode_length)
-    return Task(
-        name=name,
+    return build_task(
+        functools.partial(_make_base, domain, task),
+        name=published_name(domain, task),
         backend="dmcontrol",
-        episode_length=length,
+        # environment steps; the suite has no public name for it
+        time_limit=lambda base: base._env._step_limit,
+        episode_length=episode_length,
         action_repeat=ACTION_REPEAT,
-        observation_shape=(sum(math.prod(obs.shape) for obs in env.observation_spec().values()),),
-        action_dim=math.prod(spec.shape),
-        make=functools.partial(
-            _make, domain, task, max_steps=None if length == declared else length
-        ),
+        base_repeats=True,
+        pixels=pixels,
     )
 
 
@@ -84,23 +69,13 @@ def published_name(domain: str, task: str) -> str:
     return f"{_PUBLISHED_DOMAINS.get(domain, domain)}-{task}".replace("_", "-")
 
 
-def _make(domain: str, task: str, seed: int, *, max_steps: int | None) -> EnvBase:
+def _make_base(domain: str, task: str, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
-    base = DMControlWrapper(
-        _suite().load(domain, task, task_kwargs={"random": seed}), frame_skip=ACTION_REPEAT
-    )
-    specs = dict(base.observation_spec.items())
-    env = TransformedEnv(base)
-    if matrices := [key for key, spec in specs.items() if spec.ndim == 2]:
-        env.append_transform(FlattenObservation(-2, -1, in_keys=matrices))
-    env.append_transform(CatTensors([*specs], "observation", sort=False))
-    env.append_transform(DoubleToFloat())
-    low, high = env.action_spec.space.low, env.action_spec.space.high
-    if not ((low == -1) & (high == 1)).all():
-        env.append_transform(ActionScaling())
-    if max_steps is not None:
-        env.append_transform(StepCounter(max_steps, step_count_key="_step_count"))
-    return env
+    suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
+    base = DMControlWrapper(suite_env, frame_skip=ACTION_REPEAT)
+    camera = _CAMERAS.get(domain, 0)
+    base.render = lambda: suite_env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=camera)
+    return base
 
 
 def _task_names() -> tuple[list[str], dict[str, tuple[str, str]]]:
@@ -113,10 +88,6 @@ def _task_names() -> tuple[list[str], dict[str, tuple[str, str]]]:
 
 def _plain(name: str) -> str:
     return name.replace("_", "-").lower()
-
-
-def _bounded(bounds: np.ndarray) -> np.ndarray:
-    return np.abs(bounds) < 1e10  # MuJoCo writes "no limit" as its largest value, 1e10
 
 
 def _suite():

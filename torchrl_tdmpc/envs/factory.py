@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torchrl.envs import EnvBase, SerialEnv
+from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
+from torchrl_tdmpc.envs.generic import function_task, gym_task
 from torchrl_tdmpc.envs.task import Task, unknown
 
-BACKENDS = {"dmcontrol": dmcontrol_task}
+BACKENDS = {"dmcontrol": dmcontrol_task, "gym": gym_task, "function": function_task}
+WORKERS = ("serial", "process")
 
 
-def load_task(backend: str, name: str, *, episode_length: int | None = None) -> Task:
+def load_task(
+    backend: str, name: str, *, episode_length: int | None = None, pixels: bool = False
+) -> Task:
     """Looks a task up by name.
 
     Args:
         backend (str): where the task comes from; one of ``BACKENDS``.
-        name (str): the task's name in that backend.
+        name (str): the task's name in that backend: ``"walker-stand"``, ``"Hopper-v5"``, or the
+            import path of a function, ``"package.module:function"``.
         episode_length (int, optional): time limit in decisions. It may shorten the limit that the
             task declares, and is needed where a task declares none.
+        pixels (bool): observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
 
     Returns:
         Task: the task, ready for :func:`make_env`.
 
     Raises:
-        ValueError: if the backend or the task is unknown or ``episode_length`` does not fit.
+        ImportError: if a package that the task needs is not installed.
+        ValueError: if the backend or the task is unknown, or its actions, its observations or its
+            time limit do not fit.
 
     Examples:
         >>> task = load_task("dmcontrol", "cartpole-swingup")
@@ -34,11 +42,16 @@ def load_task(backend: str, name: str, *, episode_length: int | None = None) -> 
     """
     if backend not in BACKENDS:
         raise unknown("env.backend", backend, BACKENDS)
-    return BACKENDS[backend](name, episode_length)
+    return BACKENDS[backend](name, episode_length, pixels)
 
 
 def make_env(
-    task: Task, *, num_envs: int = 1, seed: int = 0, device: torch.device | str = "cpu"
+    task: Task,
+    *,
+    num_envs: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    workers: str = "serial",
 ) -> EnvBase:
     """Environments of one task, stepped together; one environment is a batch of one.
 
@@ -51,14 +64,17 @@ def make_env(
         num_envs (int): number of environments N.
         seed (int): at least 0; equal seeds give equal initial states.
         device (torch.device or str): where observations and rewards appear.
+        workers (str): ``"serial"`` steps the environments one after the other, ``"process"`` each
+            in a process of its own, which a script must then start under
+            ``if __name__ == "__main__":``. The trajectories are the same.
 
     Returns:
         EnvBase: of batch size ``[N]``. It reads ``action`` ``[N, A]`` and writes ``observation``
-        ``[N, O]``, ``reward`` ``[N, 1]`` (summed over the repeated steps), ``done``, ``terminated``
-        and ``truncated`` ``[N, 1]``.
+        ``[N, *observation_shape]``, ``reward`` ``[N, 1]`` (summed over the repeated steps),
+        ``done``, ``terminated`` and ``truncated`` ``[N, 1]``.
 
     Raises:
-        ValueError: if ``num_envs`` is less than 1 or ``seed`` less than 0.
+        ValueError: if ``num_envs`` is less than 1, ``seed`` less than 0, or ``workers`` unknown.
 
     Examples:
         >>> env = make_env(load_task("dmcontrol", "walker-stand"), num_envs=2, seed=1)
@@ -69,10 +85,15 @@ def make_env(
         raise ValueError(f"env.num_envs {num_envs} is too few; choose at least 1.")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    if workers not in WORKERS:
+        raise unknown("env.workers", workers, WORKERS)
     seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
-    return SerialEnv(
-        num_envs,
-        lambda seed: task.make(seed),  # one callable, so that SerialEnv reads the specs once
-        create_env_kwargs=[{"seed": seed} for seed in seeds],
-        device=device,
-    )
+    settings = {
+        "create_env_fn": task.make,  # one for all, so that the specs are read once
+        "create_env_kwargs": [{"seed": seed} for seed in seeds],
+        "device": device,
+    }
+    if workers == "serial":
+        return SerialEnv(num_envs, **settings)
+    # As many threads here as before: the workers leave them to the agent
+    return ParallelEnv(num_envs, **settings, num_threads=torch.get_num_threads())

@@ -19,11 +19,14 @@ class Task:
         episode_length (int): time limit of an episode, in decisions. An episode that reaches it is
             truncated, not terminated.
         action_repeat (int): environment steps that one decision takes.
-        observation_shape (tuple of int): shape of one ``observation``.
+        observation_shape (tuple of int): shape of one ``observation``: ``(D,)`` for a vector,
+            ``(9, 64, 64)`` for frames.
         action_dim (int): size of one ``action``, A.
         make (Callable[[int], EnvBase]): makes one environment of batch size ``[]`` from a seed. It
-            reads ``action`` (float32, in [-1, 1]) and writes ``observation`` and ``reward``
-            (float32), ``done``, ``terminated`` and ``truncated``.
+            reads ``action`` (float32, in [-1, 1]) and writes ``observation`` (float32, or uint8 if
+            it is frames), ``reward`` (float32), ``done``, ``terminated`` and ``truncated``.
+        frame_channels (int, optional): channels of one frame, where an observation is a stack of
+            frames, newest last; None for vectors.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Task:
     observation_shape: tuple[int, ...]
     action_dim: int
     make: Callable[[int], EnvBase]
+    frame_channels: int | None = None
 
 
 def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:

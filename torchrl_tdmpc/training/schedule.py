@@ -5,17 +5,19 @@ from __future__ import annotations
 __all__ = ["discount_heuristic", "seed_decisions"]
 
 
-def discount_heuristic(episode_length: int) -> float:
-    """Discount factor for episodes of T decisions: ``clip((T/5 - 1) / (T/5), 0.95, 0.995)``.
+def discount_heuristic(episode_length: int, maximum: float = 0.995) -> float:
+    """Discount factor for episodes of T decisions: ``clip((T/5 - 1) / (T/5), 0.95, maximum)``.
 
     Source: appendix on hyper-parameters, arXiv 2310.16828.
 
     Examples:
         >>> discount_heuristic(500)
         0.99
+        >>> discount_heuristic(1000), discount_heuristic(1000, maximum=0.99)
+        (0.995, 0.99)
     """
     fifth = episode_length / 5
-    return min(max((fifth - 1) / fifth, 0.95), 0.995)
+    return min(max((fifth - 1) / fifth, 0.95), maximum)
 
 
 def seed_decisions(episode_length: int, num_envs: int = 1) -> int:

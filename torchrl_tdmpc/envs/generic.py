@@ -1,0 +1,155 @@
+"""Tasks from any environment: TorchRL's, Gymnasium's, or what a function returns."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import NestedKey
+from torchrl.envs import EnvBase, GymWrapper
+
+from torchrl_tdmpc.envs.gym import import_gymnasium, make_gymnasium
+from torchrl_tdmpc.envs.standard import build_task
+from torchrl_tdmpc.envs.task import Task
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    Environment = EnvBase | gymnasium.Env | str
+
+
+def make_task(
+    source: Environment | Callable[[], Environment],
+    *,
+    name: str | None = None,
+    episode_length: int | None = None,
+    action_repeat: int = 1,
+    observation_keys: Sequence[NestedKey] | None = None,
+    pixels: bool = False,
+) -> Task:
+    """A task from any environment with a continuous, bounded action vector.
+
+    Actions are scaled to [-1, 1]. Vectors and matrices that are observed are concatenated. An
+    episode that ends without ``truncated`` has terminated, as everywhere in TorchRL.
+
+    Args:
+        source: a TorchRL environment without batch dimensions (it is copied), a Gymnasium id, or a
+            function without arguments that returns one of them or a Gymnasium environment. A class
+            of environments is such a function. What is returned is seeded with ``set_seed``; one
+            that draws from torch's global generator all the same shares it with the agent.
+        name (str, optional): for messages and titles; None takes the id or the function's name.
+        episode_length (int, optional): time limit in decisions; needed unless a Gymnasium id
+            declares one.
+        action_repeat (int): environment steps in a decision.
+        observation_keys (sequence of NestedKey, optional): the entries to concatenate, in this
+            order; None takes every entry of ``observation_spec``, in its own order.
+        pixels (bool): observe three stacked frames of 64 x 64 pixels out of the environment's
+            ``render()`` instead.
+
+    Returns:
+        Task: the task. One environment is built to read its specs.
+
+    Raises:
+        ImportError: if a Gymnasium environment needs a package that is not installed.
+        ValueError: if the environment's actions, observations or time limit do not fit, or the id
+            is unknown.
+
+    Examples:
+        >>> from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
+        >>> task = make_task(
+        ...     ContinuousActionVecMockEnv, episode_length=20, observation_keys=["observation"]
+        ... )
+        >>> task.name, task.observation_shape, task.action_dim
+        ('ContinuousActionVecMockEnv', (7,), 7)
+        >>> make_task("Pendulum-v1").episode_length
+        200
+    """
+    name = name or _name(source)
+    return build_task(
+        functools.partial(_make_base, source, name, pixels),
+        name=name,
+        backend="gym" if isinstance(source, str) else "function",
+        time_limit=_time_limit,
+        episode_length=episode_length,
+        action_repeat=action_repeat,
+        observation_keys=observation_keys,
+        pixels=pixels,
+    )
+
+
+def gym_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
+    """A task of Gymnasium by its id, without action repeat; see :func:`make_task`.
+
+    Examples:
+        >>> gym_task("Pendulum-v1", episode_length=50).episode_length
+        50
+    """
+    return make_task(name, episode_length=episode_length, pixels=pixels)
+
+
+def function_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
+    """A task from the import path of a function, ``package.module:function``.
+
+    See :func:`make_task` for what the function may return.
+
+    Raises:
+        ValueError: if there is no such function, or its environment does not fit.
+
+    Examples:
+        >>> path = "torchrl.testing.mocking_classes:ContinuousActionVecMockEnv"
+        >>> function_task(path)
+        Traceback (most recent call last):
+        ValueError: env.episode_length is None, but env.task 'torchrl...' declares no time limit...
+    """
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ValueError(
+            f"env.task {name!r} names no function; with env.backend 'function' it must be "
+            "package.module:function."
+        )
+    try:
+        function = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise ValueError(
+            f"env.task {name!r} names the module {error.name!r}, which Python does not find; "
+            "PYTHONPATH must hold its folder."
+        ) from None
+    if not callable(function):
+        raise ValueError(f"env.task {name!r} names no function: {module} has no {attribute!r}.")
+    return make_task(function, name=name, episode_length=episode_length, pixels=pixels)
+
+
+def _make_base(
+    source: Environment | Callable[[], Environment], name: str, pixels: bool, seed: int
+) -> EnvBase:
+    """One environment as it comes, seeded; torch's global generator is left as it was."""
+    is_function = callable(source) and not isinstance(source, EnvBase)  # a module can be called
+    env = source() if is_function else copy.deepcopy(source)
+    if isinstance(env, str):
+        env = make_gymnasium(env, pixels=pixels)
+    if not isinstance(env, EnvBase):
+        if not isinstance(env, import_gymnasium().Env):
+            raise ValueError(
+                f"env.task {name!r} gives an object of type {type(env).__name__}; it must give a "
+                "TorchRL environment, a Gymnasium environment or a Gymnasium id."
+            )
+        env = GymWrapper(env)
+    with torch.random.fork_rng([]):
+        env.set_seed(seed)
+    return env
+
+
+def _time_limit(env: EnvBase) -> int | None:
+    """The limit that a Gymnasium id declares, in environment steps."""
+    spec = env._env.spec if isinstance(env, GymWrapper) else None
+    return None if spec is None else spec.max_episode_steps
+
+
+def _name(source: object) -> str:
+    return source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__)

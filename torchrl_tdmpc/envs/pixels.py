@@ -1,0 +1,88 @@
+"""Observing rendered frames."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchrl.data import TensorSpec, Unbounded
+from torchrl.envs import CatFrames, EnvBase, TransformedEnv
+from torchrl.record import PixelRenderTransform
+
+FRAME_SIZE = 64  # pixels, as published
+FRAME_CHANNELS = 3  # red, green, blue
+NUM_FRAMES = 3  # in an observation
+
+
+def append_frames(env: TransformedEnv) -> None:
+    """Observe the last three frames, stacked along the channels, newest last, as published.
+
+    The ``observation`` is uint8 ``[9, 64, 64]``. After a reset it is the first frame three times.
+
+    Args:
+        env (TransformedEnv): around an environment with a ``render`` method.
+    """
+    env.append_transform(_Frame(out_keys=["pixels"], preproc=to_frame))
+    env.append_transform(CatFrames(NUM_FRAMES, -3, in_keys=["pixels"], out_keys=["observation"]))
+
+
+def to_frame(picture: np.ndarray | Tensor) -> Tensor:
+    """A picture as the encoder reads it; another size is averaged down to 64 x 64.
+
+    Args:
+        picture (np.ndarray or Tensor): uint8 ``[height, width, 3]``.
+
+    Returns:
+        Tensor: uint8 ``[3, 64, 64]``.
+
+    Examples:
+        >>> to_frame(np.zeros((240, 320, 3), dtype=np.uint8)).shape
+        torch.Size([3, 64, 64])
+    """
+    frame = torch.as_tensor(np.array(picture)).permute(2, 0, 1)  # a copy: renderers reuse theirs
+    if frame.shape[1:] == (FRAME_SIZE, FRAME_SIZE):
+        return frame.contiguous()
+    small = interpolate(frame.float().unsqueeze(0), (FRAME_SIZE, FRAME_SIZE), mode="area")
+    return small.squeeze(0).round().to(torch.uint8)
+
+
+def refuse_rendering(env: EnvBase, name: str) -> None:
+    """Say so if an environment cannot be rendered here.
+
+    Args:
+        env (EnvBase): it is reset and rendered once.
+        name (str): the task's name, for the message.
+
+    Raises:
+        ValueError: if rendering fails or gives something else than a picture.
+    """
+    try:
+        env.reset()
+        picture = env.render()
+        fault = None
+    except Exception as error:  # each OpenGL library has errors of its own
+        fault = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    if fault is None and not _is_picture(picture):
+        fault = "render() gives no uint8 picture of shape [height, width, 3]"
+    if fault is not None:
+        renderer = os.environ.get("MUJOCO_GL", "not set")
+        raise ValueError(
+            f"env.pixels is true, but env.task {name!r} cannot be rendered here ({fault}); "
+            f"MUJOCO_GL, which is {renderer}, may be egl, osmesa or glfw, whichever is installed."
+        )
+
+
+class _Frame(PixelRenderTransform):
+    """TorchRL's transform, which would reset the environment to learn the shape of a picture."""
+
+    def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
+        shape = (FRAME_CHANNELS, FRAME_SIZE, FRAME_SIZE)
+        observation_spec[self.out_keys[0]] = Unbounded(shape, dtype=torch.uint8)
+        return observation_spec
+
+
+def _is_picture(picture: object) -> bool:
+    return getattr(picture, "shape", ())[2:] == (3,) and str(picture.dtype).endswith("uint8")

@@ -1,0 +1,222 @@
+"""From an environment as it comes to one that the agent understands."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torchrl.data import Bounded
+from torchrl.envs import (
+    ActionScaling,
+    CatTensors,
+    DoubleToFloat,
+    EnvBase,
+    FlattenObservation,
+    FrameSkipTransform,
+    SelectTransform,
+    StepCounter,
+    TransformedEnv,
+)
+from torchrl.envs.utils import step_mdp
+
+from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames, refuse_rendering
+from torchrl_tdmpc.envs.task import Task, resolve_episode_length
+
+UNBOUNDED = 1e10  # MuJoCo writes "no limit" as this value
+
+
+def build_task(
+    make_base: Callable[[int], EnvBase],
+    *,
+    name: str,
+    backend: str,
+    time_limit: Callable[[EnvBase], float | None],
+    episode_length: int | None = None,
+    action_repeat: int = 1,
+    base_repeats: bool = False,
+    observation_keys: Sequence[NestedKey] | None = None,
+    pixels: bool = False,
+) -> Task:
+    """The task that environments pose once they are made standard. One of them is built and closed.
+
+    Args:
+        make_base (Callable[[int], EnvBase]): makes an environment as it comes, from a seed.
+        name (str): the task's name.
+        backend (str): where it comes from.
+        time_limit (Callable[[EnvBase], float or None]): reads the limit that an environment
+            declares, in environment steps; None or infinity for none.
+        episode_length (int, optional): the limit asked for, in decisions.
+        action_repeat (int): environment steps in a decision.
+        base_repeats (bool): whether ``make_base``'s environments repeat actions by themselves.
+        observation_keys (sequence of NestedKey, optional): see :func:`standardise`.
+        pixels (bool): see :func:`standardise`.
+
+    Returns:
+        Task: the task.
+
+    Raises:
+        ValueError: if the environment's actions, observations or time limit do not fit.
+    """
+    base = make_base(0)
+    steps = time_limit(base)
+    declared = math.ceil(math.ceil(steps) / action_repeat) if steps and steps < math.inf else None
+    length = resolve_episode_length(name, declared, episode_length)
+    if pixels:
+        refuse_rendering(base, name)
+    standard = functools.partial(
+        standardise,
+        name=name,
+        max_steps=None if length == declared else length,
+        action_repeat=1 if base_repeats else action_repeat,
+        observation_keys=observation_keys,
+        pixels=pixels,
+    )
+    env = standard(base)
+    task = Task(
+        name=name,
+        backend=backend,
+        episode_length=length,
+        action_repeat=action_repeat,
+        observation_shape=tuple(env.observation_spec["observation"].shape),
+        action_dim=env.action_spec.shape[-1],
+        make=functools.partial(_make, make_base, standard),
+        frame_channels=FRAME_CHANNELS if pixels else None,
+    )
+    env.close()
+    return task
+
+
+def standardise(
+    base: EnvBase,
+    *,
+    name: str,
+    max_steps: int | None = None,
+    action_repeat: int = 1,
+    observation_keys: Sequence[NestedKey] | None = None,
+    pixels: bool = False,
+) -> EnvBase:
+    """An environment with one float32 ``observation`` and an ``action`` in [-1, 1].
+
+    Args:
+        base (EnvBase): of batch size ``[]``, with one continuous, bounded ``action`` vector.
+        name (str): the task's name, for the messages.
+        max_steps (int, optional): decisions after which an episode is truncated.
+        action_repeat (int): environment steps in a decision; rewards are summed over them.
+        observation_keys (sequence of NestedKey, optional): what is concatenated, in this order;
+            None takes every entry of ``observation_spec`` in its own order.
+        pixels (bool): observe three stacked frames of ``base.render()`` instead.
+
+    Returns:
+        EnvBase: as :class:`~torchrl_tdmpc.envs.Task` promises.
+
+    Raises:
+        ValueError: if actions or observations are of another kind.
+
+    Examples:
+        >>> from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
+        >>> mock = ContinuousActionVecMockEnv()
+        >>> env = standardise(mock, name="mock", observation_keys=["observation"])
+        >>> env.rollout(3)["observation"].shape
+        torch.Size([3, 7])
+    """
+    _refuse_actions(base, name)
+    env = TransformedEnv(base, auto_unwrap=False)  # what is around the base stays its own
+    if action_repeat > 1:
+        env.append_transform(RepeatAction(action_repeat))
+    state_keys = set(base.state_spec.keys(True, True)) - {"action"}  # what a step reads
+    if pixels:
+        append_frames(env)
+    else:
+        _append_vector(env, name, observation_keys)
+    env.append_transform(SelectTransform("observation", *state_keys))
+    env.append_transform(DoubleToFloat())
+    low, high = env.action_spec.space.low, env.action_spec.space.high
+    if not ((low == -1) & (high == 1)).all():
+        env.append_transform(ActionScaling())
+    if max_steps is not None:
+        env.append_transform(StepCounter(max_steps, step_count_key="_step_count"))
+    return env
+
+
+class RepeatAction(FrameSkipTransform):
+    """TorchRL's transform, which here stops where the episode ends and passes on the state.
+
+    Args:
+        frame_skip (int): environment steps in a decision.
+    """
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        env, step = self.parent, tensordict.copy()
+        reward = next_tensordict["reward"]
+        for _ in range(self.frame_skip - 1):
+            if any(next_tensordict.get(key, reward.new_zeros(1)).any() for key in env.done_keys):
+                break
+            step = step_mdp(step.set("next", next_tensordict), exclude_action=False)
+            next_tensordict = env._step(step)
+            reward = reward + next_tensordict["reward"]
+        return next_tensordict.set("reward", reward)
+
+
+def _append_vector(
+    env: TransformedEnv, name: str, observation_keys: Sequence[NestedKey] | None
+) -> None:
+    """Concatenate vectors, and matrices made flat."""
+    spec = env.observation_spec
+    entries = [*spec.keys(True, True)]
+    keys = entries if observation_keys is None else list(observation_keys)
+    if not keys or (missing := set(keys) - set(entries)):
+        wrong = f"has no observation {missing.pop()!r}" if keys else "observes nothing"
+        raise ValueError(
+            f"env.task {name!r} {wrong}; choose from {', '.join(map(str, entries)) or 'none'}."
+        )
+    for key in keys:
+        if not spec[key].dtype.is_floating_point or spec[key].ndim not in (1, 2):
+            dtype = str(spec[key].dtype).removeprefix("torch.")
+            raise ValueError(
+                f"env.task {name!r} observes {key!r} of shape {tuple(spec[key].shape)} and type "
+                f"{dtype}; it must be a vector or a matrix of floating-point numbers, or be left "
+                "out by observation_keys of make_task."
+            )
+    if matrices := [key for key in keys if spec[key].ndim == 2]:
+        env.append_transform(FlattenObservation(-2, -1, in_keys=matrices))
+    env.append_transform(CatTensors(keys, "observation", sort=False, del_keys=False))
+
+
+def _refuse_actions(env: EnvBase, name: str) -> None:
+    """Name what keeps an environment from being posed."""
+    if env.batch_size:
+        raise ValueError(
+            f"env.task {name!r} has batch size {list(env.batch_size)}; choose an environment "
+            "without batch dimensions, and env.num_envs for their number."
+        )
+    if [*env.action_keys] != ["action"] or [*env.reward_keys] != ["reward"]:
+        raise ValueError(
+            f"env.task {name!r} has the actions {env.action_keys} and the rewards "
+            f"{env.reward_keys}; it must have one 'action' and one 'reward'."
+        )
+    spec = env.action_spec
+    if not spec.dtype.is_floating_point:
+        raise ValueError(
+            f"env.task {name!r} has discrete actions; choose a task with continuous, bounded ones."
+        )
+    if spec.ndim != 1:
+        raise ValueError(
+            f"env.task {name!r} has actions of shape {tuple(spec.shape)}; choose a task whose "
+            "action is a vector."
+        )
+    if not isinstance(spec, Bounded) or not _bounded(spec):
+        raise ValueError(f"env.task {name!r} has unbounded actions; choose a task with bounds.")
+
+
+def _bounded(spec: Bounded) -> bool:
+    bounds = torch.stack([spec.space.low, spec.space.high])
+    return bool((bounds.abs() < UNBOUNDED).all())
+
+
+def _make(
+    make_base: Callable[[int], EnvBase], standard: Callable[[EnvBase], EnvBase], seed: int
+) -> EnvBase:
+    return standard(make_base(seed))
