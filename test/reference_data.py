@@ -15,8 +15,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
-from torchrl_tdmpc.modules import ModelSize, PixelEncoder, SimNorm
+from torchrl_tdmpc.modules import ModelSize, PixelEncoder, SimNorm, published_order
 from torchrl_tdmpc.training import TDMPC2Update, published_weights
+from torchrl_tdmpc.training.published import reorder_latent
 
 FOLDER = Path(os.environ.get("TORCHRL_TDMPC_REFERENCE", Path(__file__).parent / "reference"))
 
@@ -34,6 +35,11 @@ class Reference:
         self.config = {name: value.item() for name, value in self.group("config").items()}
         config = self.config
         self.two_hot = SymlogTwoHot(config["num_bins"], config["vmin"], config["vmax"])
+
+    @property
+    def order(self) -> Tensor:
+        """Where each feature of our latent stands in the published one."""
+        return published_order(self.config["latent_dim"], self.config["simnorm_dim"])
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
@@ -68,7 +74,10 @@ class Reference:
             value_scale_tau=config["tau"],
             **{name: config[name] for name in coefficients},
         )
-        published = self.group("params_before")
+        weights = {
+            n: w for n, w in self.group("params_before").items() if not n.startswith("log_std")
+        }
+        published = reorder_latent(weights, self.order)
         with torch.no_grad():
             for name, weight in published_weights(loss).items():
                 weight.copy_(published[name])

@@ -66,9 +66,9 @@ def test_nan_values_count_as_zero_and_are_counted():
             super().__init__()
             self.network = network
 
-        def forward(self, features):
-            lost = (features[..., -1:] > 0.8) & (features[..., :1] < 0.3)
-            return self.network(features).masked_fill(lost, float("nan"))
+        def forward(self, latent, action):
+            lost = (action[..., -1:] > 0.8) & (latent[..., :1] < 0.3)
+            return self.network(latent, action).masked_fill(lost, float("nan"))
 
     world_model.reward_head = SometimesNaN(world_model.reward_head)
     planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=20)

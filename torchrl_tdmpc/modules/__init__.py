@@ -1,6 +1,14 @@
 """What computes: layers, two-hot coding, world model, policy prior, Q ensemble, value scale."""
 
-from torchrl_tdmpc.modules.layers import NormedLinear, SimNorm, mish, mlp
+from torchrl_tdmpc.modules.layers import (
+    MLP,
+    Linear,
+    NormedLinear,
+    SimNorm,
+    mish,
+    mlp,
+    published_order,
+)
 from torchrl_tdmpc.modules.networks import MODEL_SIZES, ModelSize, make_networks, model_size
 from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
 from torchrl_tdmpc.modules.policy_prior import PolicyPrior, PolicySample
@@ -12,6 +20,8 @@ from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
 
 __all__ = [
     "AuxiliaryValueHeads",
+    "Linear",
+    "MLP",
     "MODEL_SIZES",
     "ModelSize",
     "NormedLinear",
@@ -27,6 +37,7 @@ __all__ = [
     "mish",
     "mlp",
     "model_size",
+    "published_order",
     "symexp",
     "symlog",
 ]

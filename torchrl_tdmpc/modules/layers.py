@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -9,13 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Linear", "NormedLinear", "SimNorm", "mish", "mlp"]
+__all__ = [
+    "MLP",
+    "Linear",
+    "NormedLinear",
+    "SimNorm",
+    "at_least_float32",
+    "mish",
+    "mlp",
+    "published_order",
+]
 
 
 class _Mish(torch.autograd.Function):
     """Mish and its derivative, each in a few passes over memory.
 
-    With n = e^x (e^x + 2), tanh(softplus(x)) is n / (n + 2); it is 1 in float32 from x = 20 on.
+    With n = e^x (e^x + 2), tanh(softplus(x)) is n / (n + 2), which is 1 in float32 from x = 20 on.
     """
 
     generate_vmap_rule = True
@@ -26,52 +36,85 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        exp = x.clamp(max=20).exp_()
+        exp = _exp(x)
         n = (exp + 2).mul_(exp)
-        return exp.copy_(n).div_(n.add_(2)).mul_(x)
+        return exp.copy_(n).div_(n.add_(2)).mul_(x.clamp(min=-20))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         # mish'(x) = n / (n + 2) + x 4 e^x (e^x + 1) / (n + 2)^2
-        exp = x.clamp(max=20).exp_()
+        exp = _exp(x)
         n = (exp + 2).mul_(exp)
-        slope = (exp + 1).mul_(exp).mul_(4).mul_(x)
+        slope = (exp + 1).mul_(exp).mul_(4).mul_(x.clamp(min=-20))
         d = n + 2
         return slope.div_(d).add_(n).div_(d).mul_(grad)
+
+
+def _exp(x: Tensor) -> Tensor:
+    """e^x for x in [-20, 20], clamped to it.
+
+    Where the compiler writes the loop for a CPU, its exponential is a call for every few numbers;
+    a polynomial stays within the loop and halves the time of a layer's norm and activation.
+    """
+    x = x.clamp(-20, 20)
+    if not (torch.compiler.is_compiling() and x.device.type == "cpu"):
+        return x.exp_()
+    # e^x = (e^(x / 16))^16, and |x / 16| is small enough for ten terms of the series
+    x = x / 16
+    power = 1 / math.factorial(9)
+    for k in range(8, -1, -1):
+        power = power * x + 1 / math.factorial(k)
+    for _ in range(4):
+        power = power * power
+    return power
 
 
 def mish(x: Tensor) -> Tensor:
     """Mish, ``x * tanh(softplus(x))``, with a single exponential (arXiv 1908.08681).
 
-    Several times faster on a CPU than ``torch.nn.functional.mish``.
+    Several times faster on a CPU than ``torch.nn.functional.mish``, and equal to it up to 1e-6.
 
     Args:
-        x: any shape.
+        x: any shape; halves are computed in float32.
 
     Returns:
-        The same shape as ``x``.
+        The same shape and dtype as ``x``.
 
     Examples:
         >>> x = torch.linspace(-30, 30, 101)
         >>> torch.allclose(mish(x), F.mish(x), atol=1e-6)
         True
     """
-    return _Mish.apply(x)
+    return _Mish.apply(at_least_float32(x)).to(x.dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x``, in float32 if it is of a half precision: for what a product of halves is too coarse.
+
+    Examples:
+        >>> at_least_float32(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class SimNorm(nn.Module):
     """Simplicial normalisation: a softmax over each group of features (arXiv 2204.00616).
 
+    Of L features, every (L / dim)-th makes a group. The published code groups ``dim`` neighbours;
+    the order of a latent's features has no meaning, and a softmax over a strided dimension is many
+    times faster. :func:`published_order` translates.
+
     Args:
-        dim: number of neighbouring features in a group, the dimension of each simplex.
+        dim: number of features in a group, the dimension of each simplex.
 
     Raises:
         ValueError: when called on features that ``dim`` does not divide.
 
     Examples:
         >>> latent = SimNorm(8)(torch.randn(5, 32))
-        >>> torch.allclose(latent.view(5, 4, 8).sum(-1), torch.ones(5, 4))
+        >>> torch.allclose(latent.view(5, 8, 4).sum(1), torch.ones(5, 4))
         True
     """
 
@@ -88,14 +131,29 @@ class SimNorm(nn.Module):
                 f"SimNorm got {x.shape[-1]} features; their number must be a multiple of "
                 f"model.simnorm_dim = {self.dim}."
             )
-        # A softmax over a strided dimension is several times faster than one over 8 neighbours,
-        # even when the copies into and out of that layout are counted.
-        groups = x.unflatten(-1, (-1, self.dim)).transpose(-1, -2).contiguous()
-        return groups.softmax(-2).transpose(-1, -2).flatten(-2)
+        groups = at_least_float32(x).unflatten(-1, (self.dim, -1))
+        return groups.softmax(-2).flatten(-2)
 
     def extra_repr(self) -> str:
         """Show the group's size in the module's representation."""
         return f"dim={self.dim}"
+
+
+def published_order(latent_dim: int, simnorm_dim: int) -> Tensor:
+    """Where each feature of our latent stands in the published one.
+
+    Args:
+        latent_dim: size of the latent, L.
+        simnorm_dim: dimension of each simplex, a divisor of L.
+
+    Returns:
+        int64 ``[L]``: ``ours = published[..., order]``; back again it is ``order.argsort()``.
+
+    Examples:
+        >>> published_order(6, 2)
+        tensor([0, 2, 4, 1, 3, 5])
+    """
+    return torch.arange(latent_dim).view(-1, simnorm_dim).T.flatten()
 
 
 class Linear(nn.Linear):
@@ -118,6 +176,17 @@ class Linear(nn.Linear):
         else:
             nn.init.trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """``weight @ cat(inputs) + bias`` for inputs ``[..., D_i]`` whose D_i sum to in_features.
+
+        Their leading dimensions broadcast: a latent that many actions share is multiplied once.
+        """
+        first, *rest = self.weight.split([x.shape[-1] for x in inputs], -1)
+        y = F.linear(inputs[0], first, self.bias)
+        for x, weight in zip(inputs[1:], rest):
+            y = y + F.linear(x, weight)
+        return y
 
 
 class NormedLinear(Linear):
@@ -142,12 +211,24 @@ class NormedLinear(Linear):
         self.activation = activation
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in_features]`` to ``[..., out_features]``."""
-        x = super().forward(x)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs as :class:`Linear` does to ``[..., out_features]``."""
+        x = super().forward(*inputs)
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
         return self.activation(self.ln(x))
+
+
+class MLP(nn.Sequential):
+    """Layers one after the other, of which the first takes several inputs."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs as the first layer does, and the result through the rest."""
+        first, *rest = self
+        x = first(*inputs)
+        for layer in rest:
+            x = layer(x)
+        return x
 
 
 def mlp(
@@ -157,11 +238,11 @@ def mlp(
     activation: Callable[[Tensor], Tensor] | None = None,
     dropout: float = 0.0,
     zero_last: bool = False,
-) -> nn.Sequential:
+) -> MLP:
     """Build normed hidden layers and a last layer.
 
     Args:
-        in_features: size of the input's last dimension.
+        in_features: size of the input's last dimension, of several inputs the sum.
         hidden: width of each hidden layer.
         out_features: size of the output's last dimension.
         activation: if given, the last layer is a :class:`NormedLinear` that ends in it; if not, it
@@ -182,4 +263,4 @@ def mlp(
         last = Linear(widths[-1], out_features, zero=zero_last)
     else:
         last = NormedLinear(widths[-1], out_features, activation)
-    return nn.Sequential(*layers, last)
+    return MLP(*layers, last)

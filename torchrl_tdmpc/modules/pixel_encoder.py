@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from torchrl_tdmpc.modules.layers import SimNorm
+
 __all__ = ["PixelEncoder", "shift_frames"]
 
 
@@ -40,12 +42,12 @@ class PixelEncoder(nn.Sequential):
     Args:
         in_channels: channels of the stacked frames, C.
         num_channels: channels of each convolution; the latent has 16 times as many features.
-        activation: applied to the flattened features.
+        simnorm: applied to the flattened features, whose neighbours make its groups.
         pad: largest shift in pixels; 0 switches it off.
 
     Examples:
         >>> frames = torch.randint(256, (5, 9, 64, 64), dtype=torch.uint8)
-        >>> PixelEncoder(9, 8, nn.Identity())(frames).shape
+        >>> PixelEncoder(9, 8, SimNorm(8))(frames).shape
         torch.Size([5, 128])
     """
 
@@ -53,7 +55,7 @@ class PixelEncoder(nn.Sequential):
         self,
         in_channels: int,
         num_channels: int,
-        activation: nn.Module,
+        simnorm: SimNorm,
         pad: int = 3,
     ):
         super().__init__(
@@ -65,7 +67,7 @@ class PixelEncoder(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(num_channels, num_channels, 3, stride=1),
             nn.Flatten(),
-            activation,
+            simnorm,
         )
         self.pad = pad
 
@@ -76,5 +78,9 @@ class PixelEncoder(nn.Sequential):
             shift = torch.randint(2 * self.pad + 1, (len(flat), 2), device=flat.device)
             flat = shift_frames(flat, shift, self.pad)
         pixels = flat.to(self[0].weight.dtype) / 255 - 0.5
-        features = super().forward(pixels)
+        *convolutions, simnorm = self
+        for layer in convolutions:
+            pixels = layer(pixels)
+        # Neighbours to every (L / dim)-th feature, which is what SimNorm takes for a group
+        features = simnorm(pixels.unflatten(-1, (-1, simnorm.dim)).mT.flatten(-2))
         return features.view(*frames.shape[:-3], features.shape[-1])

@@ -11,6 +11,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from torchrl_tdmpc.modules.layers import at_least_float32
+
 __all__ = ["PolicyPrior", "PolicySample"]
 
 
@@ -70,7 +72,7 @@ class PolicyPrior(TensorDictModuleBase):
 
     def mean_and_log_std(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before tanh, ``[..., A]`` each."""
-        mean, raw_log_std = self.network(latent).chunk(2, -1)
+        mean, raw_log_std = at_least_float32(self.network(latent)).chunk(2, -1)
         # log_std in [min, max], smoothly
         log_std_range = self.log_std_max - self.log_std_min
         return mean, self.log_std_min + 0.5 * log_std_range * (raw_log_std.tanh() + 1)

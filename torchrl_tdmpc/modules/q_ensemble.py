@@ -129,15 +129,15 @@ class QEnsemble(TensorDictModuleBase):
         Returns:
             Logits ``[Q or len(pair), ..., num_bins]``.
         """
-        layers = self.params if params is None else params["params"]
+        weights = dict((self.params if params is None else params["params"]).items(True, True))
         if pair is not None:
-            layers = layers.apply(lambda weight: weight[pair])
+            weights = {key: weight[pair] for key, weight in weights.items()}
         features = torch.cat([latent, action], -1)
         # [n, fan_in] -> [Q, n, fan_out], the same input for every Q-function
-        x = _linear(layers["0"], features.view(-1, features.shape[-1]))
-        x = _norm_mish(layers["0"], F.dropout(x, self.dropout, dropout))
-        x = _norm_mish(layers["1"], _linear(layers["1"], x))
-        x = _linear(layers["2"], x)
+        x = _linear(weights, "0", features.view(-1, features.shape[-1]))
+        x = _norm_mish(weights, "0", F.dropout(x, self.dropout, dropout))
+        x = _norm_mish(weights, "1", _linear(weights, "1", x))
+        x = _linear(weights, "2", x)
         return x.view(len(x), *features.shape[:-1], -1)
 
     def value(self, latent: Tensor, action: Tensor, **kwargs) -> Tensor:
@@ -158,14 +158,14 @@ def _empty_layer(num_q: int, fan_in: int, fan_out: int, normed: bool) -> TensorD
     return layer
 
 
-def _linear(layer: TensorDictBase, x: Tensor) -> Tensor:
+def _linear(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:
     """``[Q, n, fan_out]`` from ``[Q, n, fan_in]``, or from ``[n, fan_in]`` for all of them."""
-    weight, bias = layer["weight"], layer["bias"]
+    weight, bias = weights[layer, "weight"], weights[layer, "bias"]
     return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
 
 
-def _norm_mish(layer: TensorDictBase, x: Tensor) -> Tensor:
+def _norm_mish(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:
     """Layer norm with each Q-function's own scale and shift, then mish."""
     x = F.layer_norm(x, x.shape[-1:])
-    norm = layer["ln"]
-    return mish(torch.addcmul(norm["bias"].unsqueeze(1), x, norm["weight"].unsqueeze(1)))
+    scale, shift = weights[layer, "ln", "weight"], weights[layer, "ln", "bias"]
+    return mish(torch.addcmul(shift.unsqueeze(1), x, scale.unsqueeze(1)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchrl_tdmpc.modules.layers import at_least_float32
+
 __all__ = ["SymlogTwoHot", "symexp", "symlog"]
 
 
@@ -77,6 +79,7 @@ class SymlogTwoHot:
 
     def decode(self, logits: Tensor) -> Tensor:
         """Scalars ``[..., 1]`` of logits ``[..., num_bins]``: symexp of the expected bin."""
+        logits = at_least_float32(logits)
         bins = torch.linspace(
             self.vmin, self.vmax, self.num_bins, dtype=logits.dtype, device=logits.device
         )
@@ -89,6 +92,7 @@ class SymlogTwoHot:
             logits: ``[..., num_bins]``.
             scalar: ``[..., 1]``, broadcastable to the leading dimensions of ``logits``.
         """
+        logits = at_least_float32(logits)
         lower, upper_share = self.lower_bin(scalar)
         lower = lower.expand(*logits.shape[:-1], 1)
         # -sum_i code_i log softmax(logits)_i, where only two entries of the code are not zero

@@ -7,6 +7,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
+from torchrl_tdmpc.modules.layers import at_least_float32
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
 __all__ = ["TDMPC2WorldModel"]
@@ -18,10 +19,12 @@ class TDMPC2WorldModel(TensorDictModuleBase):
     Built from parts, each an ``nn.Module`` of your own choice; see
     :func:`~torchrl_tdmpc.modules.make_networks` for the published ones::
 
-        encode       z = h(s)             encoder(observation)             -> [..., L]
-        next         z' = d(z, a)         dynamics(cat(latent, action))    -> [..., L]
-        reward       r = R(z, a)          reward_head(cat(latent, action)) -> [..., num_bins]
-        termination  p = sigmoid T(z')    termination_head(latent)         -> [..., 1]
+        encode       z = h(s)             encoder(observation)         -> [..., L]
+        next         z' = d(z, a)         dynamics(latent, action)     -> [..., L]
+        reward       r = R(z, a)          reward_head(latent, action)  -> [..., num_bins]
+        termination  p = sigmoid T(z')    termination_head(latent)     -> [..., 1]
+
+    Leading dimensions of latent and action broadcast against each other.
 
     As a TensorDict module it is the latent rollout: it reads ``observation`` ``[B, H, *]`` (of
     which only the first step is used) and ``action`` ``[B, H, A]``, and writes ``latent``
@@ -41,10 +44,11 @@ class TDMPC2WorldModel(TensorDictModuleBase):
 
     Examples:
         >>> from tensordict import TensorDict
+        >>> from torchrl_tdmpc.modules.layers import Linear
         >>> world_model = TDMPC2WorldModel(
-        ...     encoder=nn.Linear(3, 16),
-        ...     dynamics=nn.Linear(16 + 2, 16),
-        ...     reward_head=nn.Linear(16 + 2, 101),
+        ...     encoder=Linear(3, 16),
+        ...     dynamics=Linear(16 + 2, 16),
+        ...     reward_head=Linear(16 + 2, 101),
         ...     latent_dim=16,
         ... )
         >>> batch = TensorDict(
@@ -89,11 +93,11 @@ class TDMPC2WorldModel(TensorDictModuleBase):
 
     def next(self, latent: Tensor, action: Tensor) -> Tensor:
         """Latent ``[..., L]`` after taking ``action`` ``[..., A]`` in ``latent`` ``[..., L]``."""
-        return self.dynamics(torch.cat([latent, action], -1))
+        return self.dynamics(latent, action)
 
     def reward_logits(self, latent: Tensor, action: Tensor) -> Tensor:
         """Two-hot reward logits ``[..., num_bins]``."""
-        return self.reward_head(torch.cat([latent, action], -1))
+        return self.reward_head(latent, action)
 
     def reward(self, latent: Tensor, action: Tensor) -> Tensor:
         """Decoded reward ``[..., 1]``."""
@@ -101,7 +105,7 @@ class TDMPC2WorldModel(TensorDictModuleBase):
 
     def termination_logit(self, latent: Tensor) -> Tensor:
         """Logit ``[..., 1]`` of the probability that the episode ended in ``latent``."""
-        return self.termination_head(latent)
+        return at_least_float32(self.termination_head(latent))
 
     def termination(self, latent: Tensor) -> Tensor:
         """Probability ``[..., 1]`` that the episode ended on arriving in ``latent``."""

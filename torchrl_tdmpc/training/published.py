@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_tdmpc.modules import ModelSize, PixelEncoder, SymlogTwoHot, make_networks
+from torchrl_tdmpc.modules import (
+    ModelSize,
+    PixelEncoder,
+    SimNorm,
+    SymlogTwoHot,
+    make_networks,
+    published_order,
+)
 from torchrl_tdmpc.objectives import TDMPC2Loss
 
 __all__ = ["PublishedAgent", "load_published", "published_weights", "save_published"]
@@ -97,7 +104,12 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
     Raises:
         ValueError: the networks are not those of a published agent; the sentence names the entry.
     """
-    weights = {name: w.detach().cpu().clone() for name, w in published_weights(loss).items()}
+    weights = {name: w.detach().cpu() for name, w in published_weights(loss).items()}
+    for part in loss.world_model.dynamics.modules():
+        if isinstance(part, SimNorm):
+            order = published_order(loss.world_model.latent_dim, part.dim)
+            weights = reorder_latent(weights, order.argsort())
+    weights = {name: weight.clone() for name, weight in weights.items()}
     log_std_min, log_std_max = loss.policy_prior.log_std_min, loss.policy_prior.log_std_max
     entries = {
         "log_std_min": _scalar(log_std_min),
@@ -122,7 +134,8 @@ def published_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
     Returns:
         Parameters of all networks (``_encoder.state.0.weight``, ``_pi.2.bias``, ...), Q-functions
         (``_Qs.params.0.ln.weight``, ... ``[Q, ...]``) and their targets (``_target_Qs_params.*``).
-        They are not copies: what is written into them is written into the loss.
+        They are not copies: what is written into them is written into the loss. The features of
+        the latent are in our order; :func:`reorder_latent` translates.
     """
     world_model = loss.world_model
     is_pixels = isinstance(world_model.encoder, PixelEncoder)
@@ -148,6 +161,40 @@ def published_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
         layers = params["params"].items(True, True)
         weights |= {f"{part}.{'.'.join(key)}": weight for key, weight in layers}
     return weights
+
+
+def reorder_latent(weights: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """Weights, or gradients, for another order of the latent's features.
+
+    Args:
+        weights: by their published names.
+        order: int64 ``[L]``. From the published order to ours it is
+            :func:`~torchrl_tdmpc.modules.published_order`; back again, that one's ``argsort()``.
+
+    Returns:
+        New tensors where the latent goes in or out, the others as they are.
+    """
+    state_layers = [int(m[1]) for name in weights if (m := STATE_LAYER.match(name))]
+    gives_latent = ("_dynamics.2.", f"_encoder.state.{max(state_layers, default=None)}.")
+    return {
+        name: _reorder(
+            weight,
+            order,
+            rows=name.startswith(gives_latent),
+            columns=name.endswith(".0.weight") and not name.startswith("_encoder."),
+        )
+        for name, weight in weights.items()
+    }
+
+
+def _reorder(weight: Tensor, order: Tensor, *, rows: bool, columns: bool) -> Tensor:
+    """A weight whose outputs, or whose first inputs, are the latent's features."""
+    if rows:
+        weight = weight[order]
+    if columns:
+        latent, action = weight.tensor_split([len(order)], -1)
+        weight = torch.cat([latent[..., order], action], -1)
+    return weight
 
 
 @dataclass(frozen=True)
@@ -177,10 +224,12 @@ class _Checkpoint:
             loss = TDMPC2Loss(*built, **settings)
         weights = published_weights(loss)
         self.refuse_unknown(weights)
+        stored = {name: self.tensor(name, weight.shape) for name, weight in weights.items()}
+        self.refuse_other_copies(stored)
+        stored = reorder_latent(stored, published_order(size.latent_dim, networks["simnorm_dim"]))
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(self.tensor(name, weight.shape))
-        self.refuse_other_copies(weights)
+                weight.copy_(stored[name])
         return PublishedAgent(loss, observation_shape, action_dim)
 
     @property

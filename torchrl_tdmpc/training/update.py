@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ class TDMPC2Update:
 
 def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:
     """The update of a loss's targets, which keep the weights they have."""
-    weights = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    weights = copy.deepcopy(loss.state_dict())
     update = SoftUpdate(loss, tau=tau)  # copies the online weights to the targets
     loss.load_state_dict(weights)
     return update
