@@ -8,9 +8,10 @@ DMC = ["dm-control>=1.0.50,<2", MUJOCO]
 GYM = ["gymnasium>=1.0,<2", MUJOCO, "imageio>=2.31"]
 TENSORBOARD = ["tensorboard>=2.15"]
 WANDB = ["wandb>=0.19"]
+VIDEO = ["imageio-ffmpeg>=0.6"]  # brings an ffmpeg of its own
 EXAMPLES = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 LINT = ["ruff>=0.12"]
-TEST = ["pytest>=8.0", "hypothesis>=6.100", *EXAMPLES, *GYM, *TENSORBOARD, *WANDB]
+TEST = ["pytest>=8.0", "hypothesis>=6.100", *EXAMPLES, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
 
 setup(
     name="torchrl_tdmpc",
@@ -30,6 +31,7 @@ setup(
         "examples": EXAMPLES,
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
+        "video": VIDEO,
         "lint": LINT,
         "test": TEST,
         "docs": ["pytest>=8.0", *EXAMPLES],  # runs every block of code in the documentation

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
-from torchrl_tdmpc.training import check_backend, discount_heuristic, seed_decisions
+from torchrl_tdmpc.training import check_backend, check_video, discount_heuristic, seed_decisions
 
 __all__ = ["settle"]
 
@@ -41,16 +41,30 @@ KINDS = {
 
 
 def settle(config: DictConfig) -> tuple[DictConfig, Task]:
-    """The task, and the configuration with every ``auto`` replaced by what it means for the task.
+    """The task, and the configuration of a training run with every ``auto`` replaced.
 
     Raises:
         ValueError: settings that do not fit together or are out of their range.
+        ImportError: a package that a setting needs is not installed.
+    """
+    settled, task = resolve(config)
+    check_backend(config.logger.backend)
+    check_training(settled, task)
+    if settled.eval.video:
+        check_video(task)
+    return settled, task
+
+
+def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
+    """The task, and the configuration with every ``auto`` replaced by what it means for the task.
+
+    Raises:
+        ValueError: a setting that does not exist or is out of its range.
     """
     check_types(config)
     for key, least in LEAST.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
-    check_backend(config.logger.backend)
     if config.env.workers not in WORKERS:
         raise ValueError(
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
@@ -70,7 +84,15 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
+    return settled, task
 
+
+def check_training(settled: DictConfig, task: Task) -> None:
+    """Refuse lengths that leave nothing to learn from.
+
+    Raises:
+        ValueError: the first such setting.
+    """
     if settled.planner.horizon > task.episode_length:
         raise ValueError(
             f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "
@@ -88,7 +110,6 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
             f"train.decisions is {settled.train.decisions}; it must be at least "
             f"train.seed_decisions = {settled.train.seed_decisions}, after which learning begins."
         )
-    return settled, task
 
 
 def check_types(config: DictConfig) -> None:

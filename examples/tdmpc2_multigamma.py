@@ -153,6 +153,7 @@ def log_evaluation(
                 seed=seed,
                 device=config.device,
                 on_decision=on_decision,
+                video=f"{config.output_dir}/videos/{step:012d}.mp4" if config.eval.video else None,
             )
         except KeyboardInterrupt:
             return
@@ -227,31 +228,19 @@ def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int
         )
 
 
-def make_agent(config: DictConfig, task: Task) -> Agent:
-    """Put the parts together."""
+def make_agent(config: DictConfig, task: Task, loss: TDMPC2Loss | None = None) -> Agent:
+    """Put the parts together, around a loss that is there already or a new one."""
     torch.manual_seed(config.seed)
-    model = dict(config.model)
-    size = model_size(model.pop("size"), **{f.name: model.pop(f.name) for f in fields(ModelSize)})
-    two_hot = SymlogTwoHot(**{f.name: model.pop(f.name) for f in fields(SymlogTwoHot)})
-    networks = make_networks(
-        task.observation_shape,
-        task.action_dim,
-        size,
-        episodic=config.env.episodic,
-        two_hot=two_hot,
-        **model,
-    )
-    world_model, policy_prior, q_ensemble = (network.to(config.device) for network in networks)
-
-    loss = TDMPC2Loss(world_model, policy_prior, q_ensemble, **config.loss).to(config.device)
-    multi_gamma_loss = make_multi_gamma_loss(config, size.latent_dim, two_hot)
+    loss = make_loss(config, task) if loss is None else loss
+    world_model = loss.world_model
+    multi_gamma_loss = make_multi_gamma_loss(config, world_model.latent_dim, world_model.two_hot)
     optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
     settings = {name: config.train[name] for name in optimisation}
     update = TDMPC2Update(loss, multi_gamma_loss, **settings)
     planner = TDMPC2Planner(
         LatentEnv(world_model, task.action_dim),
-        policy_prior,
-        q_ensemble,
+        loss.policy_prior,
+        loss.q_ensemble,
         discount=config.loss.discount,
         **config.planner,
     )
@@ -265,6 +254,23 @@ def make_agent(config: DictConfig, task: Task) -> Agent:
         episodic=config.env.episodic,
     )
     return Agent(planner, replay, update)
+
+
+def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
+    """The loss of world model, policy prior and Q-functions of the sizes asked for."""
+    model = dict(config.model)
+    size = model_size(model.pop("size"), **{f.name: model.pop(f.name) for f in fields(ModelSize)})
+    two_hot = SymlogTwoHot(**{f.name: model.pop(f.name) for f in fields(SymlogTwoHot)})
+    networks = make_networks(
+        task.observation_shape,
+        task.action_dim,
+        size,
+        episodic=config.env.episodic,
+        two_hot=two_hot,
+        **model,
+    )
+    networks = (network.to(config.device) for network in networks)
+    return TDMPC2Loss(*networks, **config.loss).to(config.device)
 
 
 def make_log(config: DictConfig, agent: Agent) -> RunLog:

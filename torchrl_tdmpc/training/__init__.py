@@ -14,8 +14,10 @@ from torchrl_tdmpc.training.published import (
 from torchrl_tdmpc.training.schedule import discount_heuristic, seed_decisions
 from torchrl_tdmpc.training.snapshot import append_snapshot, take_snapshot
 from torchrl_tdmpc.training.update import TDMPC2Update
+from torchrl_tdmpc.training.video import FirstEpisodeRecorder, check_video
 
 __all__ = [
+    "FirstEpisodeRecorder",
     "GracefulInterrupt",
     "PublishedAgent",
     "RunLog",
@@ -23,6 +25,7 @@ __all__ = [
     "accelerate",
     "append_snapshot",
     "check_backend",
+    "check_video",
     "discount_heuristic",
     "evaluate",
     "load_checkpoint",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tensordict.nn import TensorDictModuleBase
@@ -10,7 +11,8 @@ from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, make_env
+from torchrl_tdmpc.envs import Task, make_env, render
+from torchrl_tdmpc.training.video import FirstEpisodeRecorder
 
 __all__ = ["evaluate"]
 
@@ -23,6 +25,7 @@ def evaluate(
     seed: int,
     device: torch.device | str = "cpu",
     on_decision: Callable[[], None] = lambda: None,
+    video: str | Path | None = None,
 ) -> tuple[list[float], list[int]]:
     """Run evaluation episodes side by side, each in an environment of its own.
 
@@ -37,9 +40,15 @@ def evaluate(
         device: where the policy is.
         on_decision: called after every decision (of all environments together); an exception it
             raises ends the evaluation.
+        video: where to write an mp4 of the first episode; see
+            :class:`~torchrl_tdmpc.training.FirstEpisodeRecorder`. The episodes are the same without
+            it.
 
     Returns:
         The undiscounted return of each episode, and its length in decisions.
+
+    Raises:
+        ValueError: no episode.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -48,10 +57,15 @@ def evaluate(
         >>> lengths
         [10, 10]
     """
+    if episodes < 1:
+        raise ValueError(f"eval.episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
-    env = make_env(task, num_envs=episodes, seed=seed, device=device)
+    batch = make_env(task, num_envs=episodes, seed=seed, device=device)
+    env = TransformedEnv(batch)
     if policy is not None and (primers := get_primers_from_module(policy, warn=False)) is not None:
-        env = TransformedEnv(env, primers)
+        env.append_transform(primers)
+    if video is not None:
+        env.append_transform(FirstEpisodeRecorder(video, lambda: render(batch._envs[0])))
     cuda_devices = [device] if device.type == "cuda" else []
     try:
         with (

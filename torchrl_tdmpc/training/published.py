@@ -47,6 +47,7 @@ def load_published(
     vmin: float = -10.0,
     vmax: float = 10.0,
     dropout: float = 0.01,
+    device: torch.device | str = "cpu",
     **settings: Any,
 ) -> PublishedAgent:
     """Rebuild an agent from a checkpoint of the published implementation, in either format.
@@ -65,10 +66,11 @@ def load_published(
         vmin: lowest bin of the reward and return distributions, in symlog space.
         vmax: highest bin.
         dropout: probability of dropout in the first layer of the Q-functions, for further training.
+        device: where the agent will be.
         **settings: further keyword arguments of :class:`~torchrl_tdmpc.TDMPC2Loss`.
 
     Returns:
-        The agent, on the CPU.
+        The agent.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,7 +89,8 @@ def load_published(
     """
     checkpoint = _Checkpoint(str(path), _read(path))
     networks = {"simnorm_dim": simnorm_dim, "dropout": dropout}
-    return checkpoint.restore(networks, {"vmin": vmin, "vmax": vmax}, discount=discount, **settings)
+    support = {"vmin": vmin, "vmax": vmax}
+    return checkpoint.restore(networks, support, device, discount=discount, **settings)
 
 
 def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
@@ -121,7 +124,7 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
         entries[f"{group}.__batch_size"] = torch.Size([loss.q_ensemble.num_q])
         entries[f"{group}.__device"] = None
     # What could not be read again is not written
-    _Checkpoint("the loss", entries).restore({"simnorm_dim": 1}, {}, discount=loss.discount)
+    _Checkpoint("the loss", entries).restore({"simnorm_dim": 1}, {}, "cpu", discount=loss.discount)
     torch.save({"model": entries}, path)
 
 
@@ -205,7 +208,11 @@ class _Checkpoint:
     entries: dict[str, Any]
 
     def restore(
-        self, networks: dict[str, Any], support: dict[str, float], **settings: Any
+        self,
+        networks: dict[str, Any],
+        support: dict[str, float],
+        device: torch.device | str,
+        **settings: Any,
     ) -> PublishedAgent:
         """Build the agent that the weights are of, and copy them into it."""
         observation_shape, action_dim, size, num_bins = self.sizes()
@@ -221,7 +228,7 @@ class _Checkpoint:
                 log_std_max=log_std_max,
                 **networks,
             )
-            loss = TDMPC2Loss(*built, **settings)
+            loss = TDMPC2Loss(*(network.to(device) for network in built), **settings).to(device)
         weights = published_weights(loss)
         self.refuse_unknown(weights)
         stored = {name: self.tensor(name, weight.shape) for name, weight in weights.items()}
@@ -335,7 +342,9 @@ class _Checkpoint:
         for name, weight in weights.items():
             if name.startswith("_Qs."):
                 copy = _detached(name)
-                if not torch.equal(self.tensor(copy, weight.shape), weight):
+                if not torch.equal(
+                    self.tensor(copy, weight.shape), self.tensor(name, weight.shape)
+                ):
                     raise ValueError(
                         f"entry {copy!r} of {self.source} differs from {name!r}; it must equal it."
                     )

@@ -1,0 +1,120 @@
+"""Evaluate a trained agent: ``python examples/evaluate.py checkpoint=PATH eval.episodes=10``.
+
+``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
+``.pt`` file of the published implementation, which needs ``env.task=...`` too. ``video=true``
+writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
+``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import warnings
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from settings import DEFAULTS, check_video, resolve
+from tdmpc2_multigamma import EVALUATION_SEED, make_agent
+from torchrl.checkpoint import CheckpointError
+
+from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.training import evaluate, load_checkpoint, load_published
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate, print every episode, and say where the video is."""
+    warnings.filterwarnings("ignore", message="No target network updater")
+    try:
+        path, settings = read_arguments(arguments)
+        config, task, name = read_config(path, settings)
+        planner = load_planner(path, config, task)
+        video = None
+        if config.eval.video:
+            check_video(task)
+            video = Path(config.output_dir, f"{name}.mp4")
+        returns, lengths = evaluate(
+            planner,
+            task,
+            episodes=config.eval.episodes,
+            seed=config.seed + EVALUATION_SEED,
+            device=config.device,
+            video=video,
+        )
+    except (CheckpointError, FileNotFoundError, ImportError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print("episode      return  length")
+    for episode, (value, length) in enumerate(zip(returns, lengths), start=1):
+        print(f"{episode:7} {value:11.3f} {length:7}")
+    mean, deviation = statistics.fmean(returns), statistics.pstdev(returns)
+    print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
+    if video is not None:
+        print(f"video of episode 1: {video}")
+
+
+def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
+    """The checkpoint's path, and the settings given beside it.
+
+    Raises:
+        ValueError: no checkpoint, or several.
+    """
+    paths = [argument for argument in arguments if argument.startswith("checkpoint=")]
+    if len(paths) != 1:
+        raise ValueError(
+            f"checkpoint is given {len(paths)} times; it must be given once, as a path."
+        )
+    settings = OmegaConf.from_dotlist([argument for argument in arguments if argument not in paths])
+    if "video" in settings:
+        OmegaConf.update(settings, "eval.video", settings.pop("video"))
+    return Path(paths[0].removeprefix("checkpoint=")), settings
+
+
+def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str]:
+    """The settings that hold, the task, and a name for what is evaluated."""
+    config = OmegaConf.load(DEFAULTS)
+    for hydras_own in ("defaults", "hydra"):
+        config.pop(hydras_own)
+    if is_published(path):
+        name = path.stem
+        if OmegaConf.select(settings, "env.task") is None:
+            raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
+    else:
+        record = load_checkpoint(checkpoints(path), {})
+        config.merge_with(record["config"])
+        name = f"decisions-{record['decisions']}"
+    folder = path if path.is_dir() else path.parent
+    here = {"device": "auto", "output_dir": str(folder), "eval": {"video": False}}
+    config, task = resolve(OmegaConf.merge(config, here, settings))
+    return config, task, name
+
+
+def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
+    """The planner of the agent that was saved."""
+    if not is_published(path):
+        agent = make_agent(config, task)
+        load_checkpoint(checkpoints(path), {"loss": agent.update.loss}, map_location=config.device)
+        return agent.planner
+    model = {name: config.model[name] for name in ("simnorm_dim", "vmin", "vmax", "dropout")}
+    published = load_published(path, discount=config.loss.discount, **model, device=config.device)
+    if published[1:] != (task.observation_shape, task.action_dim):
+        raise ValueError(
+            f"{path} observes {list(published.observation_shape)} and acts with "
+            f"{published.action_dim} numbers; env.task {task.name} has "
+            f"{list(task.observation_shape)} and {task.action_dim}."
+        )
+    return make_agent(config, task, published.loss).planner
+
+
+def is_published(path: Path) -> bool:
+    """Whether a path is that of a published checkpoint, by its ending."""
+    return path.suffix == ".pt"
+
+
+def checkpoints(path: Path) -> Path:
+    """Where the checkpoints are: inside a run's directory, or the path itself."""
+    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The evaluation script as its users run it, on what a tiny run and published code leave behind."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+
+import pytest
+import test_example
+from test_example import EXAMPLES, TINY, configure, run, without_times
+from test_video import frames
+
+from torchrl_tdmpc.training import evaluate as library_evaluate
+from torchrl_tdmpc.training import save_published
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+example = test_example.example
+
+
+@pytest.fixture(scope="module")
+def script(example):
+    sys.path.insert(0, str(EXAMPLES))
+    import evaluate
+
+    sys.path.remove(str(EXAMPLES))
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def watched(example, tmp_path_factory):
+    """A run that records videos: its folder, agent and tables."""
+    output_dir = tmp_path_factory.mktemp("watched")
+    return output_dir, *run(example, output_dir, "eval.video=true", "eval.interval=20")
+
+
+def printed(script, capsys, *arguments):
+    """What the script prints: returns, lengths, mean and standard deviation, and the last line."""
+    script.main([str(argument) for argument in arguments])
+    lines = capsys.readouterr().out.strip().splitlines()
+    episodes = [line.split() for line in lines if re.match(r" +\d+ ", line)]
+    assert [int(number) for number, *_ in episodes] == list(range(1, len(episodes) + 1))
+    summary = next(line for line in lines if "mean" in line)
+    mean, deviation = re.search(r"mean (\S+), standard deviation (\S+)", summary).groups()
+    returns = [float(value) for _, value, _ in episodes]
+    lengths = [int(length) for *_, length in episodes]
+    return returns, lengths, float(mean), float(deviation), lines[-1]
+
+
+def test_each_evaluation_has_a_video_and_training_is_as_without(example, watched, tmp_path):
+    output_dir, _, table, evaluations = watched
+    videos = sorted((output_dir / "videos").iterdir())
+    assert [path.name for path in videos] == ["000000000040.mp4", "000000000080.mp4"]
+    assert [len(frames(path)) for path in videos] == [11, 11]
+    plain = run(example, tmp_path, "eval.interval=20")
+    assert without_times(plain[1]) == without_times(table)
+    assert without_times(plain[2]) == without_times(evaluations)
+    assert not (tmp_path / "videos").exists()
+
+
+def test_a_run_is_evaluated(script, watched, capsys):
+    output_dir, agent, _, evaluations = watched
+    returns, lengths, mean, deviation, _ = printed(
+        script, capsys, f"checkpoint={output_dir}", "eval.episodes=3"
+    )
+    task = script.resolve(configure())[1]
+    seed = 1 + script.EVALUATION_SEED
+    ours = library_evaluate(agent.planner, task, episodes=3, seed=seed)
+    assert returns == pytest.approx(ours[0], abs=5e-4) and lengths == ours[1] == [10] * 3
+    assert mean == pytest.approx(statistics.fmean(returns), abs=1e-3)
+    assert deviation == pytest.approx(statistics.pstdev(returns), abs=1e-3)
+    assert list(output_dir.glob("*.mp4")) == []
+
+    # With the run's own number of episodes, the numbers of its last evaluation
+    *_, mean, deviation, _ = printed(script, capsys, f"checkpoint={output_dir}/checkpoints")
+    assert mean == pytest.approx(float(evaluations[-1]["reward"]), abs=5e-4)
+    assert deviation == pytest.approx(float(evaluations[-1]["reward_std"]), abs=5e-4)
+
+
+def test_a_published_checkpoint_is_evaluated_and_filmed(script, watched, capsys, tmp_path):
+    output_dir, agent, *_ = watched
+    checkpoint = max((output_dir / "checkpoints").glob("*.torchrl"))
+    own = printed(script, capsys, f"checkpoint={checkpoint}")
+    save_published(tmp_path / "agent.pt", agent.update.loss)
+    settings = [setting for setting in TINY if not setting.startswith("model.")]
+    published = printed(script, capsys, f"checkpoint={tmp_path}/agent.pt", "video=true", *settings)
+    assert published[:4] == own[:4]
+    assert published[4] == f"video of episode 1: {tmp_path}/agent.mp4"
+    assert len(frames(tmp_path / "agent.mp4")) == published[1][0] + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ("checkpoint is given 0 times",)),
+        (["checkpoint=absent"], ("absent", "does not exist")),
+        (["checkpoint=absent.pt"], ("env.task is not given", "absent.pt")),
+        (["checkpoint=absent.pt", "env.task=walker-stand"], ("No such file", "absent.pt")),
+        (["checkpoint=agent.pt", "env.task=walker-stand"], ("[5]", "[24] and 6", "walker-stand")),
+        (["checkpoint=agent.pt", "env.task=walker-stnd"], ("walker-stnd", "walker-stand")),
+        (["checkpoint=checkpoints", "eval.episodes=0"], ("eval.episodes is 0",)),
+        (["checkpoint=checkpoints", "video=maybe"], ("eval.video", "maybe", "true or false")),
+        (["checkpoint=checkpoints", "eval.epsiodes=2"], ("eval.epsiodes", "no such setting")),
+        (["checkpoint=checkpoints", "model.latent_dim=24"], ("component 'loss'",)),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
+    script, watched, arguments, words, monkeypatch
+):
+    output_dir, agent, *_ = watched
+    save_published(output_dir / "agent.pt", agent.update.loss)
+    monkeypatch.chdir(output_dir)
+    with pytest.raises(SystemExit) as error:
+        script.main(arguments)
+    message = str(error.value)
+    assert message.startswith("error: ") and all(word in message for word in words), message

@@ -1,0 +1,94 @@
+"""Videos of evaluation episodes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import numpy as np
+from tensordict import TensorDictBase
+from torchrl.envs import Transform
+
+from torchrl_tdmpc.envs import Task, render
+
+__all__ = ["FirstEpisodeRecorder", "check_video"]
+
+FRAMES_PER_SECOND = 30  # one frame a decision
+
+
+class FirstEpisodeRecorder(Transform):
+    """Writes an mp4 of the first episode of a batched environment's first environment.
+
+    One frame shows the initial state and one the state after each decision, 30 of them a second.
+    The file appears when the episode has ended; closing the environment earlier leaves none.
+
+    Args:
+        path: the file to write; its folder is made when absent.
+        draw: gives the current picture of the first environment, uint8 ``[height, width, 3]``.
+    """
+
+    def __init__(self, path: str | Path, draw: Callable[[], np.ndarray]):
+        super().__init__()
+        self.path = Path(path)
+        self.draw = draw
+        self.has_ended = False
+        self._unfinished = self.path.with_suffix(".unfinished.mp4")
+        self._writer: Generator[None, np.ndarray, None] | None = None
+
+    def _reset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        if self._writer is None and not self.has_ended:
+            frame = self.draw()
+            self._writer = self._open(frame.shape)
+            self._writer.send(np.ascontiguousarray(frame))
+        return tensordict_reset
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        if not self.has_ended:
+            self._writer.send(np.ascontiguousarray(self.draw()))
+            self.has_ended = bool(next_tensordict["done"][0].any())
+            if self.has_ended:
+                self._writer.close()
+                self._unfinished.replace(self.path)
+        return next_tensordict
+
+    def close(self) -> None:
+        """Drop a video that has not come to its end."""
+        if self._writer is not None and not self.has_ended:
+            self._writer.close()
+            self._unfinished.unlink(missing_ok=True)
+
+    def _open(self, shape: tuple[int, ...]) -> Generator[None, np.ndarray, None]:
+        from imageio_ffmpeg import write_frames
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        height, width, _ = shape
+        writer = write_frames(self._unfinished, (width, height), fps=FRAMES_PER_SECOND)
+        writer.send(None)  # starts it
+        return writer
+
+
+def check_video(task: Task) -> None:
+    """Refuse a video that :class:`FirstEpisodeRecorder` cannot make, before it is wanted.
+
+    Raises:
+        ImportError: the package that writes videos is not installed.
+        ValueError: the task cannot be drawn, or not on this machine.
+    """
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise ImportError("a video needs imageio-ffmpeg: pip install 'torchrl_tdmpc[video]'.")
+    env = task.make(0)
+    try:
+        env.reset()
+        render(env)
+    except ValueError:
+        raise
+    except Exception as error:  # each OpenGL library has errors of its own
+        raise ValueError(
+            f"{task.name} cannot be drawn on this machine ({type(error).__name__}); install EGL or "
+            "set MUJOCO_GL to a renderer that is there: egl, osmesa or glfw."
+        ) from error
+    finally:
+        env.close()
