@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
-from torchrl_tdmpc.envs.rendering import choose_renderer, render
+from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.task import Task
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "load_task",
     "make_env",
     "make_task",
+    "refuse_rendering",
     "render",
 ]

@@ -73,8 +73,8 @@ def _make_base(domain: str, task: str, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
     suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
     base = DMControlWrapper(suite_env, frame_skip=ACTION_REPEAT)
-    camera = _CAMERAS.get(domain, 0)
-    base.render = lambda: suite_env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=camera)
+    base.camera = _CAMERAS.get(domain, 0)
+    base.render = lambda: suite_env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=base.camera)
     return base
 
 

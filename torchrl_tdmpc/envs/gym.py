@@ -18,10 +18,11 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
 
     Args:
         name (str): the id: ``"Hopper-v5"``, ``"Pendulum-v1"``.
-        pixels (bool): whether it will be rendered; MuJoCo's draws frames of 64 x 64 then.
+        pixels (bool): whether its frames will be observed; MuJoCo's are 64 x 64 then.
 
     Returns:
-        gymnasium.Env: the environment, with the time limit that its id declares.
+        gymnasium.Env: the environment, with the time limit that its id declares. It can be rendered
+        if it declares pictures among its render modes.
 
     Raises:
         ImportError: if Gymnasium, or a package that the environment needs, is not installed.
@@ -36,10 +37,10 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
         spec = gymnasium.spec(name)
     except gymnasium.error.Error:
         raise unknown("env.task", name, gymnasium.registry) from None
-    settings = {"render_mode": "rgb_array"} if pixels else {}
-    if pixels and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
-        settings |= {"width": FRAME_SIZE, "height": FRAME_SIZE}
     try:
+        settings = {"render_mode": "rgb_array"} if pixels or _declares_pictures(spec) else {}
+        if pixels and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+            settings |= {"width": FRAME_SIZE, "height": FRAME_SIZE}
         return gymnasium.make(name, **settings)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         reason = " ".join(str(error).split()).rstrip(".")
@@ -65,3 +66,10 @@ def import_gymnasium() -> ModuleType:
             "env.backend 'gym' needs gymnasium: pip install 'torchrl_tdmpc[gym]'."
         ) from error
     return gymnasium
+
+
+def _declares_pictures(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    creator = spec.entry_point
+    if isinstance(creator, str):
+        creator = import_gymnasium().envs.registration.load_env_creator(creator)
+    return "rgb_array" in (getattr(creator, "metadata", {}).get("render_modes") or ())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchrl.data import TensorSpec, Unbounded
-from torchrl.envs import CatFrames, EnvBase, TransformedEnv
+from torchrl.envs import CatFrames, TransformedEnv
 from torchrl.record import PixelRenderTransform
 
 FRAME_SIZE = 64  # pixels, as published
@@ -49,32 +47,6 @@ def to_frame(picture: np.ndarray | Tensor) -> Tensor:
     return small.squeeze(0).round().to(torch.uint8)
 
 
-def refuse_rendering(env: EnvBase, name: str) -> None:
-    """Say so if an environment cannot be rendered here.
-
-    Args:
-        env (EnvBase): it is reset and rendered once.
-        name (str): the task's name, for the message.
-
-    Raises:
-        ValueError: if rendering fails or gives something else than a picture.
-    """
-    try:
-        env.reset()
-        picture = env.render()
-        fault = None
-    except Exception as error:  # each OpenGL library has errors of its own
-        fault = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-    if fault is None and not _is_picture(picture):
-        fault = "render() gives no uint8 picture of shape [height, width, 3]"
-    if fault is not None:
-        renderer = os.environ.get("MUJOCO_GL", "not set")
-        raise ValueError(
-            f"env.pixels is true, but env.task {name!r} cannot be rendered here ({fault}); "
-            f"MUJOCO_GL, which is {renderer}, may be egl, osmesa or glfw, whichever is installed."
-        )
-
-
 class _Frame(PixelRenderTransform):
     """TorchRL's transform, which would reset the environment to learn the shape of a picture."""
 
@@ -82,7 +54,3 @@ class _Frame(PixelRenderTransform):
         shape = (FRAME_CHANNELS, FRAME_SIZE, FRAME_SIZE)
         observation_spec[self.out_keys[0]] = Unbounded(shape, dtype=torch.uint8)
         return observation_spec
-
-
-def _is_picture(picture: object) -> bool:
-    return getattr(picture, "shape", ())[2:] == (3,) and str(picture.dtype).endswith("uint8")

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 from torchrl.envs import DMControlWrapper, EnvBase, TransformedEnv
-from torchrl.envs.libs.gym import GymWrapper
 
 HEIGHT, WIDTH = 384, 512  # pixels; multiples of 16, which video codecs ask for
 
@@ -28,17 +27,19 @@ def choose_renderer() -> None:
 
 
 def render(env: EnvBase) -> np.ndarray:
-    """A picture of one environment as it is now.
+    """A picture of one environment as it is now, for people to look at.
+
+    dm_control is drawn at 384 x 512; any other environment at the size of its own ``render()``.
 
     Args:
-        env (EnvBase): an environment without batch dimensions, of dm_control or of Gymnasium (made
-            with ``render_mode="rgb_array"``), whatever transforms are around it.
+        env (EnvBase): an environment without batch dimensions, whatever transforms are around it.
 
     Returns:
         np.ndarray: uint8, ``[height, width, 3]``.
 
     Raises:
-        ValueError: if the environment cannot draw itself.
+        AttributeError: if the environment has no ``render`` method.
+        ValueError: if what the method returns is no picture.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -51,11 +52,31 @@ def render(env: EnvBase) -> np.ndarray:
     while isinstance(env, TransformedEnv):
         env = env.base_env
     if isinstance(env, DMControlWrapper):
-        return env._env.physics.render(HEIGHT, WIDTH, camera_id=0)
-    picture = env._env.render() if isinstance(env, GymWrapper) else None
-    if picture is None:
+        return env._env.physics.render(HEIGHT, WIDTH, camera_id=getattr(env, "camera", 0))
+    picture = env.render()
+    if getattr(picture, "shape", ())[2:] != (3,) or not str(picture.dtype).endswith("uint8"):
+        raise ValueError("render() gives no uint8 picture of shape [height, width, 3].")
+    return np.asarray(picture)
+
+
+def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
+    """Say so if an environment cannot be rendered here.
+
+    Args:
+        env (EnvBase): it is reset and rendered once.
+        name (str): the task's name, for the message.
+        reason (str): why it is to be rendered: ``"env.pixels is true"``.
+
+    Raises:
+        ValueError: if rendering fails or gives something else than a picture.
+    """
+    try:
+        env.reset()
+        render(env)
+    except Exception as error:  # each OpenGL library has errors of its own
+        fault = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        renderer = os.environ.get("MUJOCO_GL", "not set")
         raise ValueError(
-            f"{type(env).__name__} draws no pictures; it must wrap dm_control, or a Gymnasium "
-            "environment made with render_mode='rgb_array'."
-        )
-    return picture
+            f"{reason}, but env.task {name!r} cannot be rendered here ({fault}); MUJOCO_GL, which "
+            f"is {renderer}, may be egl, osmesa or glfw, whichever is installed."
+        ) from error

@@ -22,7 +22,8 @@ from torchrl.envs import (
 )
 from torchrl.envs.utils import step_mdp
 
-from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames, refuse_rendering
+from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames
+from torchrl_tdmpc.envs.rendering import refuse_rendering
 from torchrl_tdmpc.envs.task import Task, resolve_episode_length
 
 UNBOUNDED = 1e10  # MuJoCo writes "no limit" as this value
@@ -65,7 +66,7 @@ def build_task(
     declared = math.ceil(math.ceil(steps) / action_repeat) if steps and steps < math.inf else None
     length = resolve_episode_length(name, declared, episode_length)
     if pixels:
-        refuse_rendering(base, name)
+        refuse_rendering(base, name, "env.pixels is true")
     standard = functools.partial(
         standardise,
         name=name,

@@ -10,7 +10,7 @@ import numpy as np
 from tensordict import TensorDictBase
 from torchrl.envs import Transform
 
-from torchrl_tdmpc.envs import Task, render
+from torchrl_tdmpc.envs import Task, refuse_rendering
 
 __all__ = ["FirstEpisodeRecorder", "check_video"]
 
@@ -75,20 +75,12 @@ def check_video(task: Task) -> None:
 
     Raises:
         ImportError: the package that writes videos is not installed.
-        ValueError: the task cannot be drawn, or not on this machine.
+        ValueError: the task cannot be rendered, or not on this machine.
     """
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError("a video needs imageio-ffmpeg: pip install 'torchrl_tdmpc[video]'.")
     env = task.make(0)
     try:
-        env.reset()
-        render(env)
-    except ValueError:
-        raise
-    except Exception as error:  # each OpenGL library has errors of its own
-        raise ValueError(
-            f"{task.name} cannot be drawn on this machine ({type(error).__name__}); install EGL or "
-            "set MUJOCO_GL to a renderer that is there: egl, osmesa or glfw."
-        ) from error
+        refuse_rendering(env, task.name, "a video is wanted")
     finally:
         env.close()
