@@ -256,7 +256,8 @@ def test_sampling_too_early():
         replay.sample()
     assert str(error.value) == (
         "No slice of 3 steps can be sampled yet: finished episodes left 0 steps in storage (1 "
-        "were shorter than 3) and unfinished ones have 4; collect at least 3 in one episode."
+        "were shorter than 3) and unfinished ones have 4; collect at least 3 in one episode, "
+        "by a larger train.seed_decisions or a shorter planner.horizon."
     )
 
 

@@ -196,7 +196,8 @@ class EpisodeReplay:
                 f"No slice of {self.horizon} steps can be sampled yet: finished episodes left "
                 f"{self.num_transitions} steps in storage ({self.num_short_episodes} were shorter "
                 f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
-                f"collect at least {self._least} in one episode."
+                f"collect at least {self._least} in one episode, by a larger train.seed_decisions "
+                "or a shorter planner.horizon."
             )
         slices = self._buffer.sample().select(*self._keys, strict=False)
         slices = slices.reshape(self.batch_size, -1)
