@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from settings import DEFAULTS, check_video, resolve
 from tdmpc2_multigamma import EVALUATION_SEED, make_agent
 from torchrl.checkpoint import CheckpointError
+from tqdm import tqdm
 
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
@@ -34,14 +35,16 @@ def main(arguments: list[str]) -> None:
         if config.eval.video:
             check_video(task)
             video = Path(config.output_dir, f"{name}.mp4")
-        returns, lengths = evaluate(
-            planner,
-            task,
-            episodes=config.eval.episodes,
-            seed=config.seed + EVALUATION_SEED,
-            device=config.device,
-            video=video,
-        )
+        with tqdm(total=task.episode_length, unit=" decisions", leave=False) as progress:
+            returns, lengths = evaluate(
+                planner,
+                task,
+                episodes=config.eval.episodes,
+                seed=config.seed + EVALUATION_SEED,
+                device=config.device,
+                on_decision=progress.update,
+                video=video,
+            )
     except (CheckpointError, FileNotFoundError, ImportError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     print("episode      return  length")
@@ -81,6 +84,8 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
     else:
         record = load_checkpoint(checkpoints(path), {})
+        if "config" not in record:
+            raise ValueError(f"{path} carries no configuration; it must be of a training run.")
         config.merge_with(record["config"])
         name = f"decisions-{record['decisions']}"
     folder = path if path.is_dir() else path.parent

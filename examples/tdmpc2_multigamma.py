@@ -220,6 +220,7 @@ def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int
     print(
         f"{decisions} decisions ({decisions * task.action_repeat} environment steps). "
         f"In {config.output_dir}: eval.csv, train.csv, returns.png, config.yaml, checkpoints/"
+        + (", videos/" if config.eval.video else "")
     )
     if replay.num_short_episodes:
         print(

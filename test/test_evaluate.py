@@ -12,7 +12,7 @@ from test_example import EXAMPLES, TINY, configure, run, without_times
 from test_video import frames
 
 from torchrl_tdmpc.training import evaluate as library_evaluate
-from torchrl_tdmpc.training import save_published
+from torchrl_tdmpc.training import save_checkpoint, save_published
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 example = test_example.example
@@ -98,6 +98,7 @@ def test_a_published_checkpoint_is_evaluated_and_filmed(script, watched, capsys,
         (["checkpoint=absent.pt", "env.task=walker-stand"], ("No such file", "absent.pt")),
         (["checkpoint=agent.pt", "env.task=walker-stand"], ("[5]", "[24] and 6", "walker-stand")),
         (["checkpoint=agent.pt", "env.task=walker-stnd"], ("walker-stnd", "walker-stand")),
+        (["checkpoint=bare"], ("bare carries no configuration",)),
         (["checkpoint=checkpoints", "eval.episodes=0"], ("eval.episodes is 0",)),
         (["checkpoint=checkpoints", "video=maybe"], ("eval.video", "maybe", "true or false")),
         (["checkpoint=checkpoints", "eval.epsiodes=2"], ("eval.epsiodes", "no such setting")),
@@ -109,6 +110,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
 ):
     output_dir, agent, *_ = watched
     save_published(output_dir / "agent.pt", agent.update.loss)
+    save_checkpoint(output_dir / "bare", 1, {"loss": agent.update.loss})
     monkeypatch.chdir(output_dir)
     with pytest.raises(SystemExit) as error:
         script.main(arguments)
