@@ -10,7 +10,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
-from torchrl_tdmpc.training import check_backend, check_video, discount_heuristic, seed_decisions
+from torchrl_tdmpc.training import (
+    check_backend,
+    check_video,
+    discount_heuristic,
+    find_checkpoint,
+    read_metadata,
+    seed_decisions,
+)
 
 __all__ = ["settle"]
 
@@ -18,11 +25,18 @@ LEAST = {
     "seed": 0,
     "env.num_envs": 1,
     "train.decisions": 1,
+    "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
+# What may change when a run is resumed: how long it goes on, and what it does beside learning
+MAY_CHANGE = (
+    *("resume", "output_dir", "compile", "train.decisions", "train.max_skipped_updates"),
+    *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
+    *("logger.backend", "logger.project"),
+)
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
 # By the type of a default: what a value must be, and whether it is
 KINDS = {
@@ -33,6 +47,7 @@ KINDS = {
     str: ("a word", lambda value: isinstance(value, str)),
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
+    "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -43,13 +58,18 @@ KINDS = {
 def settle(config: DictConfig) -> tuple[DictConfig, Task]:
     """The task, and the configuration of a training run with every ``auto`` replaced.
 
+    ``resume`` becomes the path of the checkpoint to go on from, or None.
+
     Raises:
+        CheckpointError: that checkpoint is truncated, altered or something else.
+        FileNotFoundError: there is none at the path given.
         ValueError: settings that do not fit together or are out of their range.
         ImportError: a package that a setting needs is not installed.
     """
     settled, task = resolve(config)
     check_backend(config.logger.backend)
     check_training(settled, task)
+    settled.resume = resolve_resume(settled)
     if settled.eval.video:
         check_video(task)
     return settled, task
@@ -110,6 +130,31 @@ def check_training(settled: DictConfig, task: Task) -> None:
             f"train.decisions is {settled.train.decisions}; it must be at least "
             f"train.seed_decisions = {settled.train.seed_decisions}, after which learning begins."
         )
+
+
+def resolve_resume(config: DictConfig) -> str | None:
+    """The checkpoint to go on from; the run then goes on in the folder that it is in.
+
+    Raises:
+        ValueError: the run in it has other settings.
+    """
+    checkpoint = find_checkpoint(config.resume, config.output_dir)
+    if checkpoint is None:
+        return None
+    if config.resume != "auto":
+        config.output_dir = str(checkpoint.absolute().parents[1])
+    metadata = read_metadata(checkpoint)
+    if "segments" not in metadata:
+        raise ValueError(f"resume is {config.resume!r}; {checkpoint} holds networks, but no run.")
+    recorded = dict(leaves(metadata["config"]))
+    for key, value in leaves(OmegaConf.to_container(config)):
+        differs = value != "auto" and recorded.get(key, value) != value
+        if differs and key not in MAY_CHANGE:
+            raise ValueError(
+                f"{key} is {value!r}, but {recorded[key]!r} in the run to be resumed, "
+                f"{checkpoint}; resume it with its own settings."
+            )
+    return str(checkpoint)
 
 
 def check_types(config: DictConfig) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from settings import settle
 from tensordict import TensorDictBase
+from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from tqdm import tqdm, trange
@@ -29,18 +30,22 @@ from torchrl_tdmpc import (
     TDMPC2Planner,
     make_networks,
 )
-from torchrl_tdmpc.data import EpisodeReplay, ReplayError
-from torchrl_tdmpc.envs import Task, make_env
+from torchrl_tdmpc.data import EpisodeReplay, ReplayError, ReplayLog
+from torchrl_tdmpc.envs import Task, dead_workers, make_env
 from torchrl_tdmpc.modules import ModelSize, model_size
 from torchrl_tdmpc.training import (
+    CollectorState,
+    Counters,
     GracefulInterrupt,
     RunLog,
+    SkippedUpdates,
     TDMPC2Update,
     accelerate,
     append_snapshot,
     evaluate,
     plot_returns,
-    save_checkpoint,
+    resume_run,
+    save_run,
     take_snapshot,
     write_config,
 )
@@ -56,61 +61,83 @@ class Agent(NamedTuple):
     update: TDMPC2Update
 
 
+class Run(NamedTuple):
+    """How far it is: what a checkpoint holds beside the agent."""
+
+    counters: Counters
+    collector: CollectorState
+    replay_log: ReplayLog
+    skipped_updates: SkippedUpdates
+    log: RunLog
+
+
 def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
     """Collect one decision per environment, learn once for each; evaluate and save now and then."""
     planner, replay, update = agent
     config = OmegaConf.merge(config, {"planner": {"iterations": planner.iterations}})
-    settings = {"seed": config.seed, "device": config.device, "workers": config.env.workers}
-    env = make_env(task, num_envs=config.env.num_envs, **settings)
-    collector = Collector(
-        TransformedEnv(env, Compose(RewardSum(), StepCounter())),
-        planner,
-        frames_per_batch=config.env.num_envs,
-        init_random_frames=config.train.seed_decisions,
-        auto_register_policy_transforms=True,
-    )
-    parameters = count_parameters(update)
-    print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
-    record = {**OmegaConf.to_container(config), "parameters": parameters}
-    write_config(config.output_dir, record)
-    decisions = 0
+    collector = make_collector(config, task, planner)
+    run = begin_or_resume(config, agent, collector, log)
+    counters = run.counters
     with (
         log,
         GracefulInterrupt() as interrupt,
-        tqdm(total=config.train.decisions, unit=" decisions", dynamic_ncols=True) as progress,
+        tqdm(
+            total=config.train.decisions,
+            initial=counters.decisions,
+            unit=" decisions",
+            dynamic_ncols=True,
+        ) as progress,
     ):
-        for data in collector:
-            before, decisions = decisions, decisions + data.numel()
-            progress.update(data.numel())
-            replay.extend(data)
-            log_episodes(log, progress, data, decisions, task)
-
+        data = iter(collector)
+        while True:
             # As many updates as decisions; those of the seed phase are made up for at its end
-            if decisions >= config.train.seed_decisions:
-                in_seed_phase = before < config.train.seed_decisions
-                num_updates = decisions if in_seed_phase else data.numel()
-                nan_values = data["nan_values"].float().mean()
-                for _ in trange(num_updates, desc="pretraining", disable=not in_seed_phase):
-                    if interrupt.requested:
-                        break
-                    log.update(update(replay.sample()).set("nan_values", nan_values))
+            in_seed_phase = counters.decisions < config.train.seed_decisions
+            num_updates = 0 if in_seed_phase else counters.decisions - counters.updates
+            is_pretraining = num_updates > config.env.num_envs
+            for _ in trange(num_updates, desc="pretraining", disable=not is_pretraining):
+                if interrupt.requested:
+                    break
+                metrics = update(replay.sample()).set("nan_values", counters.nan_values)
+                if "skipped" in metrics:
+                    metrics.rename_key_("skipped", "skipped_updates")
+                    run.skipped_updates.add(metrics["skipped_updates"])
+                log.update(metrics)
+                counters.updates += 1
 
-            is_last = decisions >= config.train.decisions
-            eval_is_due = is_last or is_due(config.eval.interval, before, decisions)
-            if config.eval.episodes and eval_is_due:
-                log_evaluation(log, config, task, agent, decisions, interrupt)
+            is_last = counters.decisions >= config.train.decisions
+            if not interrupt.requested and is_evaluation_due(config, counters, is_last):
+                log_evaluation(log, config, task, agent, counters, interrupt)
             if is_last or interrupt.requested:
                 break
-            if is_due(config.checkpoint.interval, before, decisions):
-                save(config, agent, decisions, log)
-        save(config, agent, decisions, log)
+            if is_due(config.checkpoint.interval, counters.saved, counters.decisions):
+                save(config, agent, run)
+
+            try:
+                step = next(data)
+            except RuntimeError as error:
+                end_after_crash(config, agent, run, error)
+            replay.extend(step)
+            counters.decisions += step.numel()
+            counters.nan_values = step["nan_values"].float().mean()
+            progress.update(step.numel())
+            log_episodes(log, progress, step, counters.decisions, task)
+        is_saved = save(config, agent, run)
     collector.shutdown()
-    report(config, task, replay, decisions)
+    report(config, task, replay, counters.decisions)
+    if not is_saved:
+        raise SystemExit("error: the run ended without its last checkpoint.")
 
 
 def is_due(interval: int, before: int, now: int) -> bool:
     """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``."""
     return now // interval > before // interval
+
+
+def is_evaluation_due(config: DictConfig, counters: Counters, is_last: bool) -> bool:
+    """Whether to evaluate now: at each interval and at the end, once."""
+    evaluated, decisions = counters.evaluated, counters.decisions
+    due = is_due(config.eval.interval, evaluated, decisions) or (is_last and evaluated < decisions)
+    return due and config.eval.episodes > 0
 
 
 def log_episodes(
@@ -134,10 +161,11 @@ def log_evaluation(
     config: DictConfig,
     task: Task,
     agent: Agent,
-    decisions: int,
+    counters: Counters,
     interrupt: GracefulInterrupt,
 ) -> None:
     """Evaluate and write a row, unless the run is asked to end meanwhile."""
+    decisions = counters.decisions
     step, seed = decisions * task.action_repeat, config.seed + EVALUATION_SEED
     with log.pause(), tqdm(total=task.episode_length, desc="evaluation", leave=False) as progress:
 
@@ -168,29 +196,96 @@ def log_evaluation(
                 num_examples=config.multi_gamma.log_num_examples if debug else None,
             )
             append_snapshot(config.output_dir, step, snapshot)
+    counters.evaluated = decisions
     row = log.evaluation(step=step, decisions=decisions, returns=returns, lengths=lengths)
     tqdm.write(f"step {step}: evaluation return {row['reward']:.1f} +- {row['reward_std']:.1f}")
 
 
-def save(config: DictConfig, agent: Agent, decisions: int, log: RunLog) -> None:
-    """Write a checkpoint: networks, targets, value scale, optimisers, counters, configuration."""
-    components = {
+def save(config: DictConfig, agent: Agent, run: Run) -> bool:
+    """Write a checkpoint; if that fails, say so, and the run goes on with the earlier ones."""
+    before, run.counters.saved = run.counters.saved, run.counters.decisions
+    metadata = {"decisions": run.counters.decisions, "config": OmegaConf.to_container(config)}
+    if agent.update.multi_gamma_loss is not None:
+        metadata["multi_gamma"] = list(agent.update.multi_gamma_loss.gammas)
+    try:
+        with run.log.pause():
+            save_run(
+                config.output_dir + "/checkpoints",
+                run.counters.decisions,
+                components(agent, run),
+                run.replay_log,
+                metadata=metadata,
+                keep_last=config.checkpoint.keep,
+            )
+    except OSError as error:
+        run.counters.saved = before
+        tqdm.write(f"the checkpoint could not be saved, the earlier ones are kept: {error}")
+        return False
+    return True
+
+
+def end_after_crash(config: DictConfig, agent: Agent, run: Run, error: RuntimeError) -> NoReturn:
+    """Save what is left when an environment's process died, and say so."""
+    dead = dead_workers(run.collector.collector.env)
+    if not dead:
+        raise error
+    run.collector.interrupted = True
+    save(config, agent, run)
+    run.collector.collector.shutdown()
+    number, exit_code = dead[0]
+    raise SystemExit(
+        f"error: the process of environment {number} died (exit code {exit_code}); resume="
+        f"{config.output_dir} goes on with the run."
+    ) from None
+
+
+def components(agent: Agent, run: Run) -> dict[str, Any]:
+    """What a checkpoint holds: networks, targets, value scale, optimisers, environments, counts."""
+    parts = {
         "loss": agent.update.loss,
         "model_optimizer": agent.update.model_optimizer,
         "actor_optimizer": agent.update.actor_optimizer,
+        "collector": run.collector,
+        "counters": run.counters,
+        "skipped_updates": run.skipped_updates,
+        "log": run.log,
     }
-    metadata = {"decisions": decisions, "config": OmegaConf.to_container(config)}
     if agent.update.multi_gamma_loss is not None:
-        components["multi_gamma"] = agent.update.multi_gamma_loss
-        metadata["multi_gamma"] = list(agent.update.multi_gamma_loss.gammas)
-    with log.pause():
-        save_checkpoint(
-            config.output_dir + "/checkpoints",
-            decisions,
-            components,
-            metadata=metadata,
-            keep_last=config.checkpoint.keep,
-        )
+        parts["multi_gamma"] = agent.update.multi_gamma_loss
+    return parts
+
+
+def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log: RunLog) -> Run:
+    """A new run, or the one in the checkpoint ``config.resume``."""
+    parameters = count_parameters(agent.update)
+    print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
+    write_config(config.output_dir, {**OmegaConf.to_container(config), "parameters": parameters})
+    run = Run(
+        Counters(),
+        CollectorState(collector),
+        ReplayLog(agent.replay, config.output_dir + "/checkpoints/replay"),
+        SkippedUpdates(config.train.max_skipped_updates),
+        log,
+    )
+    if config.resume is not None:
+        resume_run(config.resume, components(agent, run), run.replay_log)
+        print(f"resumed {config.resume}")
+        if run.collector.interrupted and (num_open := agent.replay.truncate()):
+            print(f"{num_open} unfinished episodes are truncated: the environments begin new ones")
+    return run
+
+
+def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> Collector:
+    """What acts in the environments, a decision in each at a time."""
+    settings = {"seed": config.seed, "device": config.device, "workers": config.env.workers}
+    env = make_env(task, num_envs=config.env.num_envs, **settings)
+    return Collector(
+        TransformedEnv(env, Compose(RewardSum(), StepCounter())),
+        planner,
+        frames_per_batch=config.env.num_envs,
+        init_random_frames=config.train.seed_decisions,
+        auto_register_policy_transforms=True,
+    )
 
 
 def count_parameters(update: TDMPC2Update) -> dict[str, int]:
@@ -278,11 +373,12 @@ def make_log(config: DictConfig, agent: Agent) -> RunLog:
     """Open the files of the run."""
     return RunLog(
         config.output_dir,
-        metrics=[*agent.update.metric_names, "nan_values"],
+        metrics=[*agent.update.metric_names, "nan_values", "skipped_updates"],
         seed=config.seed,
         backend=config.logger.backend,
         project=config.logger.project,
         device=config.device,
+        resume=config.resume is not None,
     )
 
 
@@ -315,10 +411,12 @@ def main(config: DictConfig) -> None:
         config, task = settle(config)
         agent = make_agent(config, task)
         log = make_log(config, agent)
-    except (FileExistsError, ImportError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     try:
         train(config, task, agent, log)
+    except (CheckpointError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
     except (FloatingPointError, ReplayError) as error:
         raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
 

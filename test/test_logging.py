@@ -17,7 +17,8 @@ from matplotlib.image import imread
 from tensordict import TensorDict
 
 from torchrl_tdmpc.training import logging as run_logging
-from torchrl_tdmpc.training.logging import RunLog, plot_returns, write_config
+from torchrl_tdmpc.training.logging import RunLog, write_config
+from torchrl_tdmpc.training.plotting import plot_returns
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -48,6 +49,8 @@ class EpisodeReplay:
         num_decisions (int): steps given to :meth:`extend` so far, all environments together.
         num_short_episodes (int): finished episodes of fewer than H steps. They hold no slice and
             are dropped.
+        num_written (int): places written so far, the overwritten ones too. The ring is a function
+            of what was written, in order: place number ``i`` went to ``i % capacity``.
 
     Raises:
         ValueError: if ``horizon``, ``batch_size`` or ``frame_channels`` is less than 1, if
@@ -94,6 +97,7 @@ class EpisodeReplay:
         self.episodic = episodic
         self.num_decisions = 0
         self.num_short_episodes = 0
+        self.num_written = 0
         following = (*observation_keys, "reward", "terminated", "done")
         self._keys = [
             *map(unravel_key, (*observation_keys, action_key)),
@@ -203,6 +207,68 @@ class EpisodeReplay:
         slices = slices.reshape(self.batch_size, -1)
         return slices if self.frame_channels is None else self._stacked(slices)
 
+    def truncate(self) -> int:
+        """Ends the open episodes where they are, as truncated ones.
+
+        Returns:
+            int: number of episodes that were open.
+        """
+        open_episodes = [torch.cat(pieces) for pieces in self._pending if pieces]
+        for episode in open_episodes:
+            episode["next", "done"][-1] = True
+            self._store(episode)
+        self._pending = []
+        return len(open_episodes)
+
+    def written(self, begin: int) -> TensorDictBase:
+        """The places in storage from number ``begin`` to the newest, ``[num_written - begin]``.
+
+        Raises:
+            ValueError: if number ``begin`` is overwritten or not written yet.
+        """
+        if not self.num_written - len(self._buffer) <= begin < self.num_written:
+            raise ValueError(f"Place number {begin} is not in storage.")
+        return self._buffer[torch.arange(begin, self.num_written) % self.capacity]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the places in storage: counters, and the unfinished episodes."""
+        return {
+            "num_decisions": self.num_decisions,
+            "num_short_episodes": self.num_short_episodes,
+            "num_written": self.num_written,
+            "frames": (self._num_frames, self._frame_dtype, self._stored_dtype),
+            "pending": [torch.cat(p).to_dict() if p else None for p in self._pending],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], begin: int, pieces: Iterable[Any]) -> None:
+        """Fills an empty replay: afterwards it draws what the saved one would have drawn.
+
+        Args:
+            state (dict): what :meth:`state_dict` returned.
+            begin (int): the number of the first place in ``pieces``.
+            pieces (iterable of TensorDictBase): what :meth:`written` returned at one time and
+                another: all that was in storage, oldest first, without gaps.
+
+        Raises:
+            ValueError: if the pieces do not reach from the oldest place in storage to the newest.
+        """
+        oldest = max(0, state["num_written"] - self.capacity)
+        self._num_frames, self._frame_dtype, self._stored_dtype = state["frames"]
+        self._make_buffer()
+        writer = self._buffer.writer
+        writer.load_state_dict(writer.state_dict() | {"_cursor": begin % self.capacity})
+        self.num_written = begin
+        for piece in pieces:
+            self._write(piece)
+        if begin > oldest or self.num_written != state["num_written"]:
+            raise ValueError(
+                f"Places {begin} to {self.num_written} do not cover those in storage, {oldest} to "
+                f"{state['num_written']}."
+            )
+        self.num_decisions = state["num_decisions"]
+        self.num_short_episodes = state["num_short_episodes"]
+        self._pending = [[] if p is None else [_steps(p)] for p in state["pending"]]
+
     def _places(self, steps: TensorDictBase, *, is_first: bool) -> TensorDictBase:
         """What steps ``[T]`` of one episode take in the ring: ``[T]``, or ``[K + T]`` at its start.
 
@@ -235,8 +301,11 @@ class EpisodeReplay:
         if len(episode) < self.horizon + self._num_frames:
             self.num_short_episodes += 1
         else:
-            episode = episode[-self.capacity :]  # one write to a place: their order is undefined
-            self._buffer.extend(episode.to(self.device))
+            self._write(episode[-self.capacity :])  # once to a place: the order is undefined
+
+    def _write(self, places: TensorDictBase) -> None:
+        self._buffer.extend(places.to(self.device))
+        self.num_written += len(places)
 
     def _check_stacks(self, data: TensorDictBase) -> None:
         """Refuses observations that are not stacks, or not the last ones moved on by a frame."""
@@ -279,3 +348,8 @@ class EpisodeReplay:
         time, env = flags.T.nonzero()[0].tolist()
         decision = self.num_decisions + time * len(flags) + env + 1
         return f"at decision {decision}, in environment {env}"
+
+
+def _steps(entries: dict[str, Any]) -> TensorDict:
+    """Nested tensors ``[T, ...]`` as a TensorDict ``[T]``."""
+    return TensorDict(entries).auto_batch_size_(1)

@@ -6,8 +6,8 @@ what a run needs: a publication that is a single rename, and loading that never 
 
 from __future__ import annotations
 
-import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+from torchrl_tdmpc.data.durable import publish
+
+__all__ = ["load_checkpoint", "newest_checkpoint", "read_metadata", "save_checkpoint"]
 
 
 def save_checkpoint(
@@ -48,6 +50,7 @@ def save_checkpoint(
         The path of the new checkpoint.
 
     Raises:
+        OSError: If the disk is full or fails; the earlier checkpoints are as they were.
         TypeError: If ``metadata`` is not JSON-compatible.
         ValueError: If ``step`` or ``keep_last`` is too small.
 
@@ -69,11 +72,12 @@ def save_checkpoint(
     staging = directory / ".saving"
     shutil.rmtree(staging, ignore_errors=True)
 
-    staged = _bind(components).save(staging / "checkpoint", format="archive", metadata=metadata)
-    with staged.open("rb") as file:
-        os.fsync(file.fileno())
     path = directory / f"{rotation.prefix}-{step:012d}.torchrl"
-    os.replace(staged, path)
+    try:
+        staged = _bind(components).save(staging / "checkpoint", format="archive", metadata=metadata)
+    except RuntimeError as error:  # how PyTorch's writer reports what the system refused it
+        raise OSError(f"{path} cannot be written: {error}") from error
+    publish(staged, path)
 
     shutil.rmtree(staging)
     rotation.prune()
@@ -86,7 +90,8 @@ def load_checkpoint(
     """Restore ``components`` from a checkpoint and return its metadata.
 
     Tensors are read with ``weights_only=True``; a file with any other payload is refused, so a
-    checkpoint from elsewhere cannot run code.
+    checkpoint from elsewhere cannot run code. The checksum of every part is verified before the
+    first one is loaded.
 
     Args:
         path: A file written by :func:`save_checkpoint`, or a directory of them: its newest one.
@@ -99,21 +104,58 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: If ``path`` does not exist or is a directory without checkpoints.
-        CheckpointError: If ``path`` is not such a checkpoint, or a component is absent from it or
-            does not fit.
+        CheckpointError: If ``path`` is not such a checkpoint, truncated or altered, or a component
+            is absent from it or does not fit.
+    """
+    path = newest_checkpoint(path) if Path(path).is_dir() else Path(path)
+    metadata = read_metadata(path)
+    _bind(components).load(path, map_location=map_location)
+    return metadata
+
+
+def newest_checkpoint(directory: str | Path) -> Path:
+    """The checkpoint with the highest step, whole or damaged.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    paths = sorted(Path(directory).glob("checkpoint-*.torchrl"))
+    if not paths:
+        raise FileNotFoundError(f"there is no checkpoint in {directory}")
+    return paths[-1]
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Verify a checkpoint's checksums, and return its metadata without loading anything.
+
+    Args:
+        path: A file written by :func:`save_checkpoint`.
+
+    Raises:
+        FileNotFoundError: If ``path`` does not exist.
+        CheckpointError: If ``path`` is not such a checkpoint, or truncated or altered.
     """
     path = Path(path)
-    if path.is_dir():
-        latest = CheckpointRotation(path, keep_last=1).latest()
-        if latest is None:
-            raise FileNotFoundError(f"there is no checkpoint in {path}")
-        path = latest
-    if path.is_dir():  # TorchRL's directory format, whose files no inventory limits
-        raise CheckpointError(f"{path} is a directory, not a file written by save_checkpoint")
-    for name, record in Checkpoint.manifest(path)["components"].items():
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    manifest = _manifest(path)
+    for name, record in manifest["components"].items():
         if record["files"] != [StateDictCheckpointAdapter.state_torch]:
             raise CheckpointError(f"component {name!r} of {path} was not saved by save_checkpoint")
-    return _bind(components).load(path, map_location=map_location).manifest["metadata"]
+    return manifest["metadata"]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """TorchRL's manifest of a file of which every byte that matters is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not hold")
+        return Checkpoint.manifest(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever altered bytes lead zipfile into
+        raise CheckpointError(f"{path} is truncated or altered: {error}") from None
 
 
 def _bind(components: Mapping[str, Any]) -> Checkpoint:

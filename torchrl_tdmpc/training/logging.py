@@ -1,10 +1,12 @@
-"""What a run writes: two CSV files, TorchRL's logger, its configuration and a picture."""
+"""What a run writes: two CSV files, TorchRL's logger and its configuration."""
 
 from __future__ import annotations
 
 import csv
 import importlib.metadata
 import importlib.util
+import math
+import os
 import platform
 import subprocess
 import sys
@@ -18,10 +20,12 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.record.loggers import get_logger
 
-__all__ = ["RunLog", "check_backend", "plot_returns", "write_config"]
+__all__ = ["RunLog", "check_backend", "write_config"]
 
 BACKENDS = ("csv", "tensorboard", "wandb")
 PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
+FILES = ("train.csv", "eval.csv", "multi_gamma.jsonl")  # that grow while a run goes on
+COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
 TRAIN_COLUMNS = ("step", "decisions", "episode", "return", "length")
 COST_COLUMNS = ("ms_per_step", "peak_memory_mib", "seconds")
 EVAL_COLUMNS = (
@@ -52,11 +56,13 @@ class RunLog:
             ``train/...`` and ``eval/...``. wandb obeys its own variables: ``WANDB_MODE=offline``.
         project: wandb's project.
         device: Whose peak memory is reported: of the process on the CPU, of PyTorch on CUDA.
+        resume: Go on with the files in ``output_dir``; :meth:`load_state_dict` says from where.
 
     Raises:
-        ValueError: If ``backend`` is unknown or a metric is named like another column.
+        ValueError: If ``backend`` is unknown, a metric is named like another column, or the files
+            to go on with have other columns.
         ImportError: If the package of ``backend`` is not installed.
-        FileExistsError: If ``output_dir`` already holds a run.
+        FileExistsError: If ``output_dir`` already holds a run, and it is not resumed.
 
     Examples:
         >>> import tempfile, torch
@@ -79,17 +85,19 @@ class RunLog:
         backend: str = "csv",
         project: str = "torchrl_tdmpc",
         device: torch.device | str = "cpu",
+        resume: bool = False,
     ):
         output_dir = Path(output_dir)
         check_backend(backend)
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
-        if (output_dir / "train.csv").exists():
+        if not resume and _has_rows(output_dir / "train.csv"):
             raise FileExistsError(
                 f"output_dir {str(output_dir)!r} already holds a run (train.csv): "
-                "choose another directory or move that run away"
+                "choose another directory, move that run away, or continue it with resume=auto"
             )
         output_dir.mkdir(parents=True, exist_ok=True)
+        self.output_dir = output_dir
         self.metrics = tuple(metrics)
         self.seed = seed
         self.device = torch.device(device)
@@ -99,17 +107,20 @@ class RunLog:
             wandb_kwargs = {"project": project, "log_env_packages": False}
             self.logger = get_logger(backend, str(output_dir), name, wandb_kwargs=wandb_kwargs)
         columns = (*TRAIN_COLUMNS, *self.metrics, *COST_COLUMNS)
-        self._train = _CsvFile(output_dir / "train.csv", columns)
-        self._eval = _CsvFile(output_dir / "eval.csv", EVAL_COLUMNS)
+        self._train = _CsvFile(output_dir / "train.csv", columns, resume)
+        self._eval = _CsvFile(output_dir / "eval.csv", EVAL_COLUMNS, resume)
         self._episode = 0
         self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, torch.Tensor] = {}
         self._start = time.perf_counter()
         self._paused = 0.0
         self._last_step, self._last_active = 0, 0.0
 
     def update(self, metrics: TensorDictBase) -> None:
         """Add one update's metrics to the averages of the next row, without synchronising.
+
+        Numbers that are NaN or infinite are left out of an average that has others: such an update
+        is skipped, and ``skipped_updates`` counts it.
 
         Args:
             metrics: Scalar tensors, all declared in the constructor; absent ones do not count.
@@ -124,8 +135,10 @@ class RunLog:
                 )
             if value.numel() != 1:
                 raise ValueError(f"metric {name!r} has shape {list(value.shape)}, not a scalar's")
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().reshape(()).float()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            value = value.detach().reshape(()).float()
+            finite = value.isfinite()
+            self._sums[name] = self._sums.get(name, 0.0) + torch.where(finite, value, 0.0)
+            self._counts[name] = self._counts.get(name, 0.0) + finite
 
     def episodes(
         self, *, step: int, decisions: int, returns: Sequence[float], lengths: Sequence[int]
@@ -200,6 +213,41 @@ class RunLog:
         finally:
             self._paused += time.perf_counter() - start
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far the files reach, which are on disk then, and what the next row averages."""
+        self._train.sync()
+        self._eval.sync()
+        paths = [self.output_dir / name for name in FILES]
+        return {
+            "sizes": {path.name: path.stat().st_size for path in paths if path.exists()},
+            "episode": self._episode,
+            "sums": self._sums,
+            "counts": self._counts,
+            "seconds": time.perf_counter() - self._start,
+            "paused": self._paused,
+            "last": (self._last_step, self._last_active),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Cut off the rows that were written after :meth:`state_dict`, and go on from there.
+
+        Raises:
+            ValueError: If a file is shorter than it was then.
+        """
+        for name in FILES:
+            path, size = self.output_dir / name, state["sizes"].get(name, 0)
+            present = path.stat().st_size if path.exists() else 0
+            if present < size:
+                raise ValueError(f"{path} has {present} bytes; it had {size} at the checkpoint.")
+            if present > size:
+                os.truncate(path, size)
+        self._episode = state["episode"]
+        self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self._counts = {name: value.to(self.device) for name, value in state["counts"].items()}
+        self._start = time.perf_counter() - state["seconds"]
+        self._paused = state["paused"]
+        self._last_step, self._last_active = state["last"]
+
     def close(self) -> None:
         """Close the files and TorchRL's logger."""
         self._train.file.close()
@@ -217,9 +265,10 @@ class RunLog:
         """Average every metric since the last call: the one place that waits for the device."""
         if not self._sums:
             return {}
-        sums = torch.stack(list(self._sums.values())).tolist()
+        both = torch.stack([*self._sums.values(), *self._counts.values()]).reshape(2, -1)
         averages = {
-            name: total / self._counts[name] for name, total in zip(self._sums, sums, strict=True)
+            name: total if name in COUNTS else total / count if count else math.nan
+            for name, total, count in zip(self._sums, *both.tolist(), strict=True)
         }
         self._sums, self._counts = {}, {}
         return averages
@@ -241,11 +290,20 @@ class RunLog:
 class _CsvFile:
     """A CSV file with fixed columns, flushed at each row."""
 
-    def __init__(self, path: Path, columns: Sequence[str]):
-        self.file = path.open("w", newline="", encoding="utf-8")
+    def __init__(self, path: Path, columns: Sequence[str], resume: bool):
+        header = ",".join(columns) + "\n"
+        if not resume:
+            path.write_text(header, encoding="utf-8", newline="\n")
+        self.file = path.open("a+", newline="", encoding="utf-8")  # writes at its end, wherever
+        self.file.seek(0)
+        if self.file.readline() != header:
+            self.file.close()
+            raise ValueError(f"{path} has other columns than this version writes.")
         self._writer = csv.DictWriter(self.file, columns, lineterminator="\n")
-        self._writer.writeheader()
-        self.file.flush()
+
+    def sync(self) -> None:
+        """Make the rows outlive the machine."""
+        os.fsync(self.file.fileno())
 
     def write(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write the cells of ``row`` that have a value, and return these."""
@@ -253,6 +311,11 @@ class _CsvFile:
         self._writer.writerow(row)
         self.file.flush()
         return row
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a CSV file has more than its header."""
+    return path.exists() and path.read_text(encoding="utf-8").count("\n") > 1
 
 
 def check_backend(backend: str) -> None:
@@ -328,63 +391,3 @@ def _git_commit(folder: Path) -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("diff", "HEAD", "--name-only") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def plot_returns(
-    output_dir: str | Path, *others: str | Path, title: str = "", path: str | Path | None = None
-) -> Path:
-    """Draw the returns of one or several runs over environment steps.
-
-    Points are training episodes, which explore; lines are evaluation means with a band of one
-    standard deviation over the episodes of an evaluation.
-
-    Args:
-        output_dir: A directory with ``train.csv`` and ``eval.csv``, either without rows or with.
-        others: More of them (other seeds, say), named in the legend and one colour each.
-        title: What was trained, such as ``"walker-stand, 1M parameters, seed 1"``.
-        path: Where the picture goes; ``returns.png`` in ``output_dir`` when not given.
-
-    Returns:
-        The path of the picture.
-
-    Raises:
-        FileNotFoundError: If a directory lacks one of the files.
-    """
-    from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state
-
-    output_dirs = [Path(output_dir), *map(Path, others)]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for index, directory in enumerate(output_dirs):
-        prefix = f"{directory.resolve().name}: " if others else ""
-        _draw_run(axes, directory, color=f"C{index}", prefix=prefix)
-    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
-    path = output_dirs[0] / "returns.png" if path is None else Path(path)
-    figure.savefig(path, dpi=120)
-    return path
-
-
-def _draw_run(axes: Any, directory: Path, *, color: str, prefix: str) -> None:
-    """Draw one run's training episodes and evaluations, each if there are any."""
-    steps, returns = _read_columns(directory / "train.csv", "step", "return")
-    if steps:
-        label = f"{prefix}training episodes (exploring)"
-        axes.plot(steps, returns, ".", color=color, alpha=0.35, markersize=5, label=label)
-    steps, means, stds = _read_columns(directory / "eval.csv", "step", "reward", "reward_std")
-    if steps:
-        low = [mean - std for mean, std in zip(means, stds, strict=True)]
-        high = [mean + std for mean, std in zip(means, stds, strict=True)]
-        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-        label = f"{prefix}evaluation (mean ± std)"
-        axes.plot(steps, means, "o-", color=color, linewidth=2, markersize=4, label=label)
-
-
-def _read_columns(path: Path, *columns: str) -> list[list[float]]:
-    """Read some columns of a CSV file as numbers."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [[float(row[column]) for row in rows] for column in columns]

@@ -1,0 +1,95 @@
+"""How long a checkpoint holds training up when the replay buffer is large.
+
+``python benchmarks/checkpoint_stall.py --transitions 1_000_000`` fills a buffer of states, saves it
+once, and then measures checkpoints of the default interval, and a restoration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tensordict import TensorDict
+
+from torchrl_tdmpc import TDMPC2Loss, make_networks
+from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
+from torchrl_tdmpc.modules import MODEL_SIZES
+from torchrl_tdmpc.training import TDMPC2Update, resume_run, save_run
+
+OBSERVATION, ACTION, LENGTH = 24, 6, 500
+
+
+def episodes(number: int) -> TensorDict:
+    """Finished episodes, one after the other, ``[1, number * LENGTH]``."""
+    steps = number * LENGTH
+    return TensorDict(
+        observation=torch.randn(1, steps, OBSERVATION),
+        action=torch.rand(1, steps, ACTION),
+        next=TensorDict(
+            observation=torch.randn(1, steps, OBSERVATION),
+            reward=torch.rand(1, steps, 1),
+            terminated=torch.zeros(1, steps, 1, dtype=torch.bool),
+            done=(torch.arange(1, steps + 1) % LENGTH == 0).reshape(1, steps, 1),
+        ),
+    ).auto_batch_size_(2)
+
+
+def make(capacity: int, size: int) -> tuple[EpisodeReplay, dict]:
+    """An empty buffer, and what else a checkpoint holds."""
+    torch.manual_seed(0)
+    networks = make_networks((OBSERVATION,), ACTION, MODEL_SIZES[size])
+    update = TDMPC2Update(TDMPC2Loss(*networks, discount=0.99))
+    replay = EpisodeReplay(capacity=capacity, horizon=3, batch_size=256)
+    components = {
+        "loss": update.loss,
+        "model_optimizer": update.model_optimizer,
+        "actor_optimizer": update.actor_optimizer,
+    }
+    replay.extend(episodes(1))
+    update(replay.sample())  # the optimisers have a state from now on
+    return EpisodeReplay(capacity=capacity, horizon=3, batch_size=256), components
+
+
+def main() -> None:
+    """Print seconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--transitions", type=int, default=1_000_000)
+    parser.add_argument("--interval", type=int, default=5000)
+    parser.add_argument("--size", type=int, default=5, help="million parameters")
+    arguments = parser.parse_args()
+    replay, components = make(arguments.transitions, arguments.size)
+    with tempfile.TemporaryDirectory() as folder:
+        log = ReplayLog(replay, Path(folder, "replay"))
+
+        def save(step: int) -> float:
+            start = time.perf_counter()
+            save_run(folder, step, components, log, metadata={}, keep_last=2)
+            return time.perf_counter() - start
+
+        piece = episodes(arguments.interval // LENGTH)
+        stalls = []
+        for step in range(0, arguments.transitions, piece.numel()):
+            replay.extend(piece)
+            stalls.append(save(step))
+        late = stalls[-20:]
+        print(f"{replay.num_transitions} transitions, every {piece.numel()} of them a checkpoint")
+        print(f"first 20: {sum(stalls[:20]) / 20:.2f} s, longest {max(stalls[:20]):.2f} s")
+        print(f"last 20: {sum(late) / 20:.2f} s, longest {max(late):.2f} s")
+        print(f"longest of all {max(stalls):.2f} s")
+
+        other, components = make(arguments.transitions, arguments.size)
+        start = time.perf_counter()
+        newest = max(Path(folder).glob("checkpoint-*"))
+        resume_run(newest, components, ReplayLog(other, Path(folder, "replay")))
+        print(f"restored in {time.perf_counter() - start:.2f} s")
+        torch.manual_seed(0)
+        ours = other.sample()
+        torch.manual_seed(0)
+        print(f"draws the same: {bool((ours == replay.sample()).all())}")
+
+
+if __name__ == "__main__":
+    main()

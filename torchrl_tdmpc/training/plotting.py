@@ -1,0 +1,69 @@
+"""The picture of a run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+__all__ = ["plot_returns"]
+
+
+def plot_returns(
+    output_dir: str | Path, *others: str | Path, title: str = "", path: str | Path | None = None
+) -> Path:
+    """Draw the returns of one or several runs over environment steps.
+
+    Points are training episodes, which explore; lines are evaluation means with a band of one
+    standard deviation over the episodes of an evaluation.
+
+    Args:
+        output_dir: A directory with ``train.csv`` and ``eval.csv``, either without rows or with.
+        others: More of them (other seeds, say), named in the legend and one colour each.
+        title: What was trained, such as ``"walker-stand, 1M parameters, seed 1"``.
+        path: Where the picture goes; ``returns.png`` in ``output_dir`` when not given.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        FileNotFoundError: If a directory lacks one of the files.
+    """
+    from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state
+
+    output_dirs = [Path(output_dir), *map(Path, others)]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for index, directory in enumerate(output_dirs):
+        prefix = f"{directory.resolve().name}: " if others else ""
+        _draw_run(axes, directory, color=f"C{index}", prefix=prefix)
+    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+    path = output_dirs[0] / "returns.png" if path is None else Path(path)
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _draw_run(axes: Any, directory: Path, *, color: str, prefix: str) -> None:
+    """Draw one run's training episodes and evaluations, each if there are any."""
+    steps, returns = _read_columns(directory / "train.csv", "step", "return")
+    if steps:
+        label = f"{prefix}training episodes (exploring)"
+        axes.plot(steps, returns, ".", color=color, alpha=0.35, markersize=5, label=label)
+    steps, means, stds = _read_columns(directory / "eval.csv", "step", "reward", "reward_std")
+    if steps:
+        low = [mean - std for mean, std in zip(means, stds, strict=True)]
+        high = [mean + std for mean, std in zip(means, stds, strict=True)]
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        label = f"{prefix}evaluation (mean ± std)"
+        axes.plot(steps, means, "o-", color=color, linewidth=2, markersize=4, label=label)
+
+
+def _read_columns(path: Path, *columns: str) -> list[list[float]]:
+    """Read some columns of a CSV file as numbers."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [[float(row[column]) for row in rows] for column in columns]
