@@ -34,7 +34,7 @@ setup(
         "video": VIDEO,
         "lint": LINT,
         "test": TEST,
-        "docs": ["pytest>=8.0", *EXAMPLES],  # runs every block of code in the documentation
+        "docs": ["pytest>=8.0", *EXAMPLES, *GYM],  # runs every block of code in the documentation
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

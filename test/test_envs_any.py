@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import gymnasium
 import numpy as np
 import pytest
@@ -33,7 +36,7 @@ class Counting(EnvBase):
         }
 
     def _reset(self, tensordict=None):
-        self.count = self.offset if hasattr(self, "offset") else 0
+        self.count = 0
         return TensorDict(**self._observe(self.count))
 
     def _step(self, tensordict):
@@ -171,7 +174,7 @@ def test_a_function_by_its_import_path():
     assert rollout(task)["next", "observation"][0, 2].tolist() == [3, 3, 0, 1, 2, 3]
 
 
-def test_processes_give_the_trajectories_of_one_process():
+def test_processes_give_the_trajectories_of_one_process_and_outlive_an_interrupt():
     task = load_task("gym", "Hopper-v5", episode_length=20)
 
     def trajectories(workers):
@@ -180,6 +183,10 @@ def test_processes_give_the_trajectories_of_one_process():
         env = make_env(task, num_envs=2, seed=3, workers=workers)
         data = env.rollout(30, break_when_any_done=False)
         assert torch.get_num_threads() == threads
+        if workers == "process":
+            for worker in env._workers:  # a terminal's Ctrl-C, which the main process handles
+                os.kill(worker.pid, signal.SIGINT)
+            env.rollout(3)
         env.close()
         return data
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import signal
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
@@ -89,7 +94,8 @@ def make_env(
         raise unknown("env.workers", workers, WORKERS)
     seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
     settings = {
-        "create_env_fn": task.make,  # one for all, so that the specs are read once
+        # One for all, so that the specs are read once
+        "create_env_fn": functools.partial(_make_undisturbed, task.make),
         "create_env_kwargs": [{"seed": seed} for seed in seeds],
         "device": device,
     }
@@ -97,3 +103,13 @@ def make_env(
         return SerialEnv(num_envs, **settings)
     # As many threads here as before: the workers leave them to the agent
     return ParallelEnv(num_envs, **settings, num_threads=torch.get_num_threads())
+
+
+def _make_undisturbed(make: Callable[[int], EnvBase], seed: int) -> EnvBase:
+    """One environment; if in a process of its own, then without ending it at Ctrl-C.
+
+    A terminal interrupts all processes of a run; when it ends is for the main one to decide.
+    """
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make(seed)
