@@ -1,5 +1,6 @@
 """What computes: layers, two-hot coding, world model, policy prior, Q ensemble, value scale."""
 
+from torchrl_tdmpc.modules.execution import Execution
 from torchrl_tdmpc.modules.layers import (
     MLP,
     Linear,
@@ -20,6 +21,7 @@ from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
 
 __all__ = [
     "AuxiliaryValueHeads",
+    "Execution",
     "Linear",
     "MLP",
     "MODEL_SIZES",

@@ -12,7 +12,7 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MPCPlannerBase
 
-from torchrl_tdmpc.modules import PolicyPrior, QEnsemble
+from torchrl_tdmpc.modules import Execution, PolicyPrior, QEnsemble
 from torchrl_tdmpc.planners.latent_env import LatentEnv
 
 __all__ = ["Plan", "PlanDraws", "TDMPC2Planner"]
@@ -41,6 +41,14 @@ class Plan(NamedTuple):
     std: Tensor  #: [E, H, A]
     elite_value: Tensor  #: [E, K], values of the last iteration's elites, best first
     nan_values: Tensor  #: [E], how many trajectory values were NaN and counted as 0
+
+
+class Elites(NamedTuple):
+    """The best trajectories of one iteration, best first."""
+
+    value: Tensor  #: [E, K]
+    score: Tensor  #: [E, K], softmax of temperature times value
+    first_action: Tensor  #: [E, K, A]
 
 
 class TDMPC2Planner(MPCPlannerBase):
@@ -74,6 +82,7 @@ class TDMPC2Planner(MPCPlannerBase):
         max_std: upper limit of the same, and its value before the first iteration.
         temperature: of the elites' softmax weights; higher is greedier.
         mpc: False acts with the policy prior alone: a sample when exploring, else its mode.
+        execution: how a planning call runs: compiled or not, and in which precision.
         previous_mean_key: where the mean is carried.
         nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
@@ -109,6 +118,7 @@ class TDMPC2Planner(MPCPlannerBase):
         max_std: float = 2.0,
         temperature: float = 0.5,
         mpc: bool = True,
+        execution: Execution = Execution(),
         previous_mean_key: NestedKey = "_previous_mean",
         nan_values_key: NestedKey = "nan_values",
     ):
@@ -130,6 +140,8 @@ class TDMPC2Planner(MPCPlannerBase):
         self.max_std = max_std
         self.temperature = temperature
         self.mpc = mpc
+        self._policy_trajectories = execution.prepare(TDMPC2Planner.policy_trajectories)
+        self._refine = execution.prepare(TDMPC2Planner.refine)
         self._refuse_bad_arguments()
         self.in_keys = [env.observation_key, previous_mean_key]
         self.out_keys = [
@@ -249,37 +261,72 @@ class TDMPC2Planner(MPCPlannerBase):
         """
         draws = self.draw(latent) if draws is None else draws
         z = latent.unsqueeze(1)
-        policy_actions = self.policy_trajectories(z, draws.policy_trajectories)
+        policy_actions = self._policy_trajectories(self, z, draws.policy_trajectories)
 
         # Warm start: the previous mean one step later, and no knowledge of the last step
         mean = torch.cat([previous_mean[:, 1:], torch.zeros_like(previous_mean[:, :1])], 1)
         std = torch.full_like(mean, self.max_std)
-        nan_values = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
+        nan_values = 0
         for i in range(self.iterations):
-            # Candidates: a_t ~ N(mean_t, std_t), beside the policy's own trajectories
-            samples = mean.unsqueeze(2) + std.unsqueeze(2) * draws.samples[i]
-            actions = torch.cat([policy_actions, samples.clamp(-1, 1)], 2)
-
-            value = self.trajectory_value(z, actions, draws.terminal_policy[i], draws.q_pair[i])
-            nan_values += value.isnan().sum((1, 2))
-            value = value.nan_to_num(0).squeeze(-1)
-
-            # Elites, weighted by softmax(temperature * value), refit mean and std
-            elite_value, elite = value.topk(self.num_elites, dim=1)
-            elite = elite[:, None, :, None].expand(-1, *actions.shape[1:2], -1, self.action_dim)
-            elite_actions = actions.gather(2, elite)
-            score = (self.temperature * elite_value).softmax(1)
-            weight = score[:, None, :, None]
-            mean = (weight * elite_actions).sum(2)
-            variance = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2)
-            std = variance.sqrt().clamp(self.min_std, self.max_std)
+            mean, std, elites, nans = self._refine(
+                self,
+                z,
+                policy_actions,
+                mean,
+                std,
+                draws.samples[i],
+                draws.terminal_policy[i],
+                draws.q_pair[i],
+            )
+            nan_values = nan_values + nans
 
         # Follow one elite, drawn by its score (Gumbel trick), for one step
-        chosen = (score.log() - draws.elite.log()).argmax(1)
-        action = elite_actions[torch.arange(len(chosen), device=chosen.device), 0, chosen]
+        chosen = (elites.score.log() - draws.elite.log()).argmax(1)
+        action = elites.first_action[torch.arange(len(chosen), device=chosen.device), chosen]
         if explore:
             action = action + std[:, 0] * draws.action
-        return Plan(action.clamp(-1, 1), mean, std, elite_value, nan_values)
+        return Plan(action.clamp(-1, 1), mean, std, elites.value, nan_values)
+
+    def refine(
+        self,
+        latent: Tensor,
+        policy_actions: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        sample_eps: Tensor,
+        terminal_eps: Tensor,
+        q_pair: Tensor,
+    ) -> tuple[Tensor, Tensor, Elites, Tensor]:
+        """Refit the action distribution to the best of its samples and the policy's trajectories.
+
+        Args:
+            latent: where the trajectories start, ``[E, 1, L]``.
+            policy_actions: ``[E, H, P, A]``.
+            mean: of the action distribution, ``[E, H, A]``.
+            std: of the same.
+            sample_eps: noise of the samples, ``[E, H, N - P, A]``.
+            terminal_eps: noise of the policy at the horizon, ``[E, N, A]``.
+            q_pair: int64 indices of two Q-functions.
+
+        Returns:
+            The new mean and standard deviation, the elites, and how many values were NaN ``[E]``.
+        """
+        # Candidates: a_t ~ N(mean_t, std_t), beside the policy's own trajectories
+        samples = mean.unsqueeze(2) + std.unsqueeze(2) * sample_eps
+        actions = torch.cat([policy_actions, samples.clamp(-1, 1)], 2)
+        value = self.trajectory_value(latent, actions, terminal_eps, q_pair).squeeze(-1)
+        nan_values = value.isnan().sum(1)
+
+        # Elites, weighted by softmax(temperature * value), refit mean and std
+        elite_value, elite = value.nan_to_num(0).topk(self.num_elites, dim=1)
+        elite = elite[:, None, :, None].expand(-1, self.horizon, -1, self.action_dim)
+        elite_actions = actions.gather(2, elite)
+        score = (self.temperature * elite_value).softmax(1)
+        weight = score[:, None, :, None]
+        mean = (weight * elite_actions).sum(2)
+        variance = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2)
+        std = variance.sqrt().clamp(self.min_std, self.max_std)
+        return mean, std, Elites(elite_value, score, elite_actions[:, 0]), nan_values
 
     def policy_trajectories(self, latent: Tensor, eps: Tensor) -> Tensor:
         """Actions ``[E, H, P, A]`` of the policy prior, imagined from ``latent`` ``[E, 1, L]``.
@@ -288,7 +335,6 @@ class TDMPC2Planner(MPCPlannerBase):
             latent: where the trajectories start.
             eps: noise of the policy, ``[E, H, P, A]``.
         """
-        latent = latent.expand(-1, eps.shape[2], -1)
         actions = []
         for t, noise in enumerate(eps.unbind(1)):
             if t > 0:
@@ -313,7 +359,7 @@ class TDMPC2Planner(MPCPlannerBase):
         Returns:
             ``[E, N, 1]``.
         """
-        z = latent.expand(-1, actions.shape[2], -1)
+        z = latent  # shared by the trajectories until they part
         value, discount, alive = 0.0, 1.0, 1.0
         for a in actions.unbind(1):
             reward = self.world_model.reward(z, a)
