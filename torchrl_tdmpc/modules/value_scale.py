@@ -36,10 +36,11 @@ class RunningPercentileScale(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Move the scale towards the spread of ``values`` (any shape)."""
+        """Move the scale towards the spread of ``values`` (any shape), if that is finite."""
         percentiles = values.new_tensor([0.05, 0.95])
         low, high = values.flatten().quantile(percentiles).to(self.value.dtype)
-        self.value.lerp_((high - low).clamp(min=1).view(1), self.tau)
+        spread = (high - low).clamp(min=1)
+        self.value.lerp_(torch.where(spread.isfinite(), spread, self.value), self.tau)
 
     def forward(self, values: Tensor) -> Tensor:
         """``values`` divided by the scale."""

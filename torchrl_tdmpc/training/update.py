@@ -10,6 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
+from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
 __all__ = ["TDMPC2Update"]
@@ -28,6 +29,7 @@ class TDMPC2Update:
         encoder_lr_scale: factor on the encoder's learning rate.
         grad_clip_norm: largest norm of the model's gradient, and of the policy's.
         tau: weight of the newest Q-functions in their targets.
+        execution: how the losses are computed: compiled or not, and in which precision.
 
     Raises:
         ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
@@ -67,6 +69,7 @@ class TDMPC2Update:
         encoder_lr_scale: float = 0.3,
         grad_clip_norm: float = 20.0,
         tau: float = 0.01,
+        execution: Execution = Execution(),
     ):
         limits = {
             "lr": (lr, lr > 0, "positive"),
@@ -92,8 +95,10 @@ class TDMPC2Update:
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
         )
+        self._model_losses = execution.prepare(_model_losses)
+        self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss)
         self.target_updates = [_soft_update(loss, tau)]
-        self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor"]
+        self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor", "skipped"]
         if multi_gamma_loss is not None:
             self.metric_names += multi_gamma_loss.out_keys
             if multi_gamma_loss.bootstrap == "self":
@@ -114,34 +119,62 @@ class TDMPC2Update:
 
         Returns:
             Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
-            and value scale.
+            and value scale; and ``skipped``, 1 if a loss or a gradient was not finite, so that a
+            step was left out: the policy's step if it was its own, every step if it was the
+            model's.
         """
         # World model and Q-functions, and auxiliary heads on the same rollout
-        model = self.loss.model_loss(batch, **model_draws or {})
+        model = self._model_losses(self.loss, self.multi_gamma_loss, batch, **model_draws or {})
         rollout = model.pop("rollout")
-        if self.multi_gamma_loss is not None:
-            model.update(self.multi_gamma_loss(rollout))
-        grad_norm_model = self._step(self.model_optimizer, model)
+        grad_norm_model, model_learns = self._backward(self.model_optimizer, model)
+        if model_learns:
+            self.model_optimizer.step()
 
         # Policy prior, on the same latents, with the Q-functions as they are now
-        actor = self.loss.actor_loss(rollout, **actor_draws or {})
-        grad_norm_actor = self._step(self.actor_optimizer, actor)
+        actor = self._actor_loss(self.loss, rollout, **actor_draws or {})
+        grad_norm_actor, actor_learns = self._backward(self.actor_optimizer, actor)
+        if model_learns and actor_learns:
+            self.actor_optimizer.step()
 
         # Target Q-functions (and target heads): target <- lerp(target, online, tau)
-        for target_update in self.target_updates:
-            target_update.step()
+        if model_learns:
+            for target_update in self.target_updates:
+                target_update.step()
         return TensorDict(
-            **model, **actor, grad_norm_model=grad_norm_model, grad_norm_actor=grad_norm_actor
+            **model,
+            **actor,
+            grad_norm_model=grad_norm_model,
+            grad_norm_actor=grad_norm_actor,
+            skipped=torch.tensor(float(not (model_learns and actor_learns))),
         ).detach()
 
-    def _step(self, optimizer: torch.optim.Optimizer, losses: TensorDict) -> torch.Tensor:
-        """Minimise the sum of every ``loss_*``; returns the gradient norm before clipping."""
+    def _backward(
+        self, optimizer: torch.optim.Optimizer, losses: TensorDict
+    ) -> tuple[torch.Tensor, bool]:
+        """Clipped gradients of the sum of every ``loss_*``.
+
+        Returns:
+            Their norm before clipping, and whether it and the sum are finite.
+        """
         optimizer.zero_grad()
-        sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
+        total = sum(value for name, value in losses.items() if name.startswith("loss_"))
+        total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
-        optimizer.step()
-        return grad_norm
+        return grad_norm, bool(total.isfinite() & grad_norm.isfinite())
+
+
+def _model_losses(
+    loss: TDMPC2Loss,
+    multi_gamma_loss: MultiGammaValueLoss | None,
+    batch: TensorDictBase,
+    **draws: Any,
+) -> TensorDict:
+    """Every loss of world model, Q-functions and auxiliary heads, and the rollout."""
+    losses = loss.model_loss(batch, **draws)
+    if multi_gamma_loss is not None:
+        losses.update(multi_gamma_loss(losses["rollout"]))
+    return losses
 
 
 def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:
