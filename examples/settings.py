@@ -33,7 +33,7 @@ LEAST = {
 }
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "train.decisions", "train.max_skipped_updates"),
+    *("resume", "output_dir", "compile", "threads", "train.decisions", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
     *("logger.backend", "logger.project"),
 )
@@ -48,6 +48,10 @@ KINDS = {
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
+    "threads": (
+        "auto or a whole number from 1 on",
+        lambda value: value == "auto" or (type(value) is int and value >= 1),
+    ),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -94,6 +98,7 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     # Published for Gymnasium's tasks, whose ends are the last steps of a slice
     largest_discount, rho = (0.99, 0.7) if task.backend == "gym" else (0.995, 0.5)
     automatic = {
+        "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
         "env.episodic": task.backend != "dmcontrol",

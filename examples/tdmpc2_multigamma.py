@@ -32,7 +32,7 @@ from torchrl_tdmpc import (
 )
 from torchrl_tdmpc.data import EpisodeReplay, ReplayError, ReplayLog
 from torchrl_tdmpc.envs import Task, dead_workers, make_env
-from torchrl_tdmpc.modules import ModelSize, model_size
+from torchrl_tdmpc.modules import Execution, ModelSize, model_size
 from torchrl_tdmpc.training import (
     CollectorState,
     Counters,
@@ -40,7 +40,6 @@ from torchrl_tdmpc.training import (
     RunLog,
     SkippedUpdates,
     TDMPC2Update,
-    accelerate,
     append_snapshot,
     evaluate,
     plot_returns,
@@ -98,9 +97,7 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
                 if interrupt.requested:
                     break
                 metrics = update(replay.sample()).set("nan_values", counters.nan_values)
-                if "skipped" in metrics:
-                    metrics.rename_key_("skipped", "skipped_updates")
-                    run.skipped_updates.add(metrics["skipped_updates"])
+                run.skipped_updates.add(metrics["skipped_updates"])
                 log.update(metrics)
                 counters.updates += 1
 
@@ -259,6 +256,8 @@ def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log:
     """A new run, or the one in the checkpoint ``config.resume``."""
     parameters = count_parameters(agent.update)
     print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
+    if config.compile != "off":
+        print("compiling: the first updates and decisions take up to a few minutes")
     write_config(config.output_dir, {**OmegaConf.to_container(config), "parameters": parameters})
     run = Run(
         Counters(),
@@ -332,15 +331,16 @@ def make_agent(config: DictConfig, task: Task, loss: TDMPC2Loss | None = None) -
     multi_gamma_loss = make_multi_gamma_loss(config, world_model.latent_dim, world_model.two_hot)
     optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
     settings = {name: config.train[name] for name in optimisation}
-    update = TDMPC2Update(loss, multi_gamma_loss, **settings)
+    execution = Execution(config.compile, config.precision, config.device)
+    update = TDMPC2Update(loss, multi_gamma_loss, execution=execution, **settings)
     planner = TDMPC2Planner(
         LatentEnv(world_model, task.action_dim),
         loss.policy_prior,
         loss.q_ensemble,
         discount=config.loss.discount,
+        execution=execution,
         **config.planner,
     )
-    accelerate(planner, loss, multi_gamma_loss, compile=config.compile, precision=config.precision)
     replay = EpisodeReplay(
         capacity=config.replay.capacity,
         horizon=config.planner.horizon,
@@ -373,7 +373,7 @@ def make_log(config: DictConfig, agent: Agent) -> RunLog:
     """Open the files of the run."""
     return RunLog(
         config.output_dir,
-        metrics=[*agent.update.metric_names, "nan_values", "skipped_updates"],
+        metrics=[*agent.update.metric_names, "nan_values"],
         seed=config.seed,
         backend=config.logger.backend,
         project=config.logger.project,
@@ -409,6 +409,7 @@ def main(config: DictConfig) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     try:
         config, task = settle(config)
+        torch.set_num_threads(config.threads)
         agent = make_agent(config, task)
         log = make_log(config, agent)
     except (CheckpointError, ImportError, OSError, ValueError) as error:

@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
-from torchrl_tdmpc.modules import ModelSize, PixelEncoder, SimNorm, published_order
+from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, published_order
 from torchrl_tdmpc.training import TDMPC2Update, published_weights
 from torchrl_tdmpc.training.published import reorder_latent
 
@@ -90,7 +90,7 @@ class Reference:
         simnorm = SimNorm(self.config["simnorm_dim"])
         return PixelEncoder(shape[0], self.config["num_channels"], simnorm, pad=0)
 
-    def make_update(self) -> TDMPC2Update:
+    def make_update(self, execution: Execution = Execution()) -> TDMPC2Update:
         """Our update on that loss."""
         config = self.config
         return TDMPC2Update(
@@ -99,9 +99,10 @@ class Reference:
             encoder_lr_scale=config["enc_lr_scale"],
             grad_clip_norm=config["grad_clip_norm"],
             tau=config["tau"],
+            execution=execution,
         )
 
-    def make_planner(self) -> TDMPC2Planner:
+    def make_planner(self, execution: Execution = Execution()) -> TDMPC2Planner:
         """Our planner on the networks of that loss."""
         config, loss = self.config, self.make_loss()
         names = ("discount", "horizon", "iterations", "num_samples", "num_elites")
@@ -111,6 +112,7 @@ class Reference:
             loss.policy_prior,
             loss.q_ensemble,
             num_policy_trajs=config["num_pi_trajs"],
+            execution=execution,
             **{name: config[name] for name in names},
         )
 

@@ -7,6 +7,7 @@ import torch
 from reference_data import references
 
 from torchrl_tdmpc import RunningPercentileScale
+from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
 from torchrl_tdmpc.training import published_weights
 from torchrl_tdmpc.training.published import reorder_latent
@@ -17,6 +18,11 @@ REFERENCES = references()
 @pytest.fixture(params=REFERENCES)
 def reference(request):
     return REFERENCES[request.param]
+
+
+@pytest.fixture(params=["off", "default"])
+def execution(request):
+    return Execution(compile=request.param)
 
 
 def assert_close(ours, published, tolerance=1e-5):
@@ -85,8 +91,8 @@ def test_parity_trajectory_value(reference):
 
 
 @pytest.mark.parametrize("call", ["plan_cold", "plan_warm", "plan_eval"])
-def test_parity_plan(reference, call):
-    planner, published = reference.make_planner(), reference.group(call)
+def test_parity_plan(reference, call, execution):
+    planner, published = reference.make_planner(execution), reference.group(call)
     previous_mean = published["previous_mean"]
     if call == "plan_cold":
         previous_mean = torch.zeros_like(previous_mean)
@@ -120,8 +126,8 @@ METRICS = {
 }
 
 
-def test_parity_updates(reference):
-    update, batch = reference.make_update(), reference.batch()
+def test_parity_updates(reference, execution):
+    update, batch = reference.make_update(execution), reference.batch()
     for step in range(3):
         published = reference.group(f"update_{step}")
         metrics = update(

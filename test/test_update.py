@@ -91,7 +91,9 @@ def test_update_equals_a_plain_one(episodic, limit):
         batch = tiny_batch(seed).apply(lambda t: t.double() if t.is_floating_point() else t)
         draws = tiny_draws(seed, dtype=torch.float64)
         metrics, expected = update(batch, *draws), plain(batch, *draws)
-        assert set(metrics.keys()) == set(update.metric_names) == set(expected.keys())
+        assert set(metrics.keys()) == set(update.metric_names)
+        assert metrics.pop("skipped_updates") == 0
+        assert set(metrics.keys()) == set(expected.keys())
         for name, value in metrics.items():
             torch.testing.assert_close(value, expected[name], msg=name)
             assert not value.requires_grad and value.dim() == 0
@@ -177,3 +179,37 @@ def test_bad_settings_are_refused(settings, message):
 def test_loss_without_a_reduction_is_refused():
     with pytest.raises(ValueError, match=r"reduction is 'none'; .*'mean' or 'sum'"):
         TDMPC2Update(tiny_loss(reduction="none"))
+
+
+def whole_state(update):
+    """Weights, targets, value scale and the optimisers' moments."""
+    optimizers = [update.model_optimizer.state_dict(), update.actor_optimizer.state_dict()]
+    return deepcopy([update.loss.state_dict(), *(state["state"] for state in optimizers)])
+
+
+@pytest.mark.parametrize("key", ["observation", ("next", "reward"), ("next", "observation")])
+def test_update_on_numbers_that_are_not_finite_is_skipped(key):
+    update = TDMPC2Update(tiny_loss())
+    assert update(tiny_batch())["skipped_updates"] == 0
+    before = whole_state(update)
+    batch = tiny_batch(1)
+    batch[key][0, 0] = float("nan")
+    metrics = update(batch)
+    assert metrics["skipped_updates"] == 1 and not metrics["grad_norm_model"].isfinite()
+    for ours, theirs in zip(whole_state(update), before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert update(tiny_batch(2))["skipped_updates"] == 0
+
+
+def test_policy_gradient_that_is_not_finite_skips_the_policy_alone(monkeypatch):
+    update = TDMPC2Update(tiny_loss())
+    update(tiny_batch())
+    policy, q = (
+        deepcopy(module.state_dict())
+        for module in (update.loss.policy_prior, update.loss.q_ensemble)
+    )
+    monkeypatch.setattr(update.loss, "entropy_coef", float("inf"))
+    assert update(tiny_batch(1))["skipped_updates"] == 1
+    torch.testing.assert_close(update.loss.policy_prior.state_dict(), policy, rtol=0, atol=0)
+    after = update.loss.q_ensemble.state_dict()
+    assert any(not torch.equal(after[name], q[name]) for name in q if "weight" in name)

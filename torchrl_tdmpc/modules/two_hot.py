@@ -83,7 +83,7 @@ class SymlogTwoHot:
         bins = torch.linspace(
             self.vmin, self.vmax, self.num_bins, dtype=logits.dtype, device=logits.device
         )
-        return symexp((logits.softmax(-1) @ bins).unsqueeze(-1))
+        return symexp((logits.softmax(-1) * bins).sum(-1, keepdim=True))
 
     def cross_entropy(self, logits: Tensor, scalar: Tensor) -> Tensor:
         """Cross-entropy ``[..., 1]`` between the code of ``scalar`` and ``softmax(logits)``.

@@ -140,6 +140,7 @@ class TDMPC2Planner(MPCPlannerBase):
         self.max_std = max_std
         self.temperature = temperature
         self.mpc = mpc
+        self.execution = execution
         self._policy_trajectories = execution.prepare(TDMPC2Planner.policy_trajectories)
         self._refine = execution.prepare(TDMPC2Planner.refine)
         self._refuse_bad_arguments()

@@ -1,6 +1,5 @@
 """How one update runs and what a run saves: update step, evaluation, checkpoints, logging."""
 
-from torchrl_tdmpc.training.acceleration import accelerate
 from torchrl_tdmpc.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
@@ -39,7 +38,6 @@ __all__ = [
     "RunLog",
     "SkippedUpdates",
     "TDMPC2Update",
-    "accelerate",
     "append_snapshot",
     "check_backend",
     "check_video",

@@ -98,7 +98,12 @@ class TDMPC2Update:
         self._model_losses = execution.prepare(_model_losses)
         self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss)
         self.target_updates = [_soft_update(loss, tau)]
-        self.metric_names = [*loss.out_keys, "grad_norm_model", "grad_norm_actor", "skipped"]
+        self.metric_names = [
+            *loss.out_keys,
+            "grad_norm_model",
+            "grad_norm_actor",
+            "skipped_updates",
+        ]
         if multi_gamma_loss is not None:
             self.metric_names += multi_gamma_loss.out_keys
             if multi_gamma_loss.bootstrap == "self":
@@ -119,34 +124,31 @@ class TDMPC2Update:
 
         Returns:
             Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
-            and value scale; and ``skipped``, 1 if a loss or a gradient was not finite, so that a
-            step was left out: the policy's step if it was its own, every step if it was the
-            model's.
+            and value scale; and ``skipped_updates``, 1 if a loss or a gradient was not finite. If
+            it was the model's, nothing was changed and the policy's metrics are NaN; if it was the
+            policy's, only the policy's step was left out.
         """
         # World model and Q-functions, and auxiliary heads on the same rollout
-        model = self._model_losses(self.loss, self.multi_gamma_loss, batch, **model_draws or {})
-        rollout = model.pop("rollout")
-        grad_norm_model, model_learns = self._backward(self.model_optimizer, model)
-        if model_learns:
+        metrics = self._model_losses(self.loss, self.multi_gamma_loss, batch, **model_draws or {})
+        rollout = metrics.pop("rollout")
+        metrics["grad_norm_model"], is_finite = self._backward(self.model_optimizer, metrics)
+        if is_finite:
             self.model_optimizer.step()
 
-        # Policy prior, on the same latents, with the Q-functions as they are now
-        actor = self._actor_loss(self.loss, rollout, **actor_draws or {})
-        grad_norm_actor, actor_learns = self._backward(self.actor_optimizer, actor)
-        if model_learns and actor_learns:
-            self.actor_optimizer.step()
+            # Policy prior, on the same latents, with the Q-functions as they are now
+            actor = self._actor_loss(self.loss, rollout, **actor_draws or {})
+            actor["grad_norm_actor"], is_finite = self._backward(self.actor_optimizer, actor)
+            if is_finite:
+                self.actor_optimizer.step()
+            metrics.update(actor)
 
-        # Target Q-functions (and target heads): target <- lerp(target, online, tau)
-        if model_learns:
+            # Target Q-functions (and target heads): target <- lerp(target, online, tau)
             for target_update in self.target_updates:
                 target_update.step()
-        return TensorDict(
-            **model,
-            **actor,
-            grad_norm_model=grad_norm_model,
-            grad_norm_actor=grad_norm_actor,
-            skipped=torch.tensor(float(not (model_learns and actor_learns))),
-        ).detach()
+
+        metrics["skipped_updates"] = torch.tensor(float(not is_finite))
+        unknown = torch.tensor(float("nan"))
+        return TensorDict({name: metrics.get(name, unknown) for name in self.metric_names}).detach()
 
     def _backward(
         self, optimizer: torch.optim.Optimizer, losses: TensorDict

@@ -1,0 +1,79 @@
+"""Compiled and in bfloat16: the same mathematics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import seeded, tiny_batch, tiny_loss
+
+from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
+from torchrl_tdmpc.modules import MODEL_SIZES, Execution, mish
+from torchrl_tdmpc.training import TDMPC2Update
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+
+
+@pytest.mark.parametrize(
+    ("setting", "choices"),
+    [({"compile": True}, "off, default, max"), ({"precision": "half"}, "float32, bfloat16")],
+)
+def test_unknown_words_are_refused(setting, choices):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*; the choices are {choices}"):
+        Execution(**setting)
+
+
+def test_compiled_mish_and_its_slope():
+    """Where the exponential is a polynomial."""
+    x = torch.cat([torch.linspace(-25, 25, 4001), torch.tensor([-1e6, 1e6])]).requires_grad_()
+    ours = torch.compile(mish, dynamic=False)(x)
+    (slope,) = torch.autograd.grad(ours.sum(), x)
+    exact = x.detach().double().requires_grad_()
+    expected = F.mish(exact)
+    (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
+    torch.testing.assert_close(ours.double(), expected, rtol=2e-6, atol=2e-7)
+    torch.testing.assert_close(slope.double(), expected_slope, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_bounds_the_error_of_trajectory_values():
+    """At a published size, with weights that tell trajectories apart."""
+    torch.manual_seed(0)
+    networks = world_model, policy_prior, q_ensemble = make_networks((17,), 6, MODEL_SIZES[5])
+    with torch.no_grad():
+        for network in networks:
+            for weight in network.parameters():
+                weight.add_(0.02 * torch.randn_like(weight))
+    values = {}
+    for precision in ("float32", "bfloat16"):
+        planner = TDMPC2Planner(
+            LatentEnv(world_model, 6),
+            policy_prior,
+            q_ensemble,
+            discount=0.99,
+            execution=Execution(precision=precision),
+        )
+        value = planner.execution.prepare(TDMPC2Planner.trajectory_value)
+        with torch.no_grad():
+            latent = world_model.encode(seeded(torch.randn, 1, 17)).unsqueeze(1)
+            actions = seeded(torch.rand, 1, 3, 512, 6) * 2 - 1
+            noise = seeded(torch.randn, 1, 512, 6)
+            values[precision] = value(planner, latent, actions, noise, torch.tensor([3, 0]))
+    exact, rounded = values["float32"], values["bfloat16"]
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    error = (rounded - exact).abs()
+    assert error.max() < 0.1 * exact.std()
+
+
+def test_bfloat16_update_is_near_the_float32_one():
+    """Losses to a few percent; weights and the optimisers' state stay float32."""
+    metrics = {}
+    for precision in ("float32", "bfloat16"):
+        loss = seeded(tiny_loss)
+        update = TDMPC2Update(loss, execution=Execution(precision=precision))
+        metrics[precision] = seeded(update, tiny_batch())
+        state = update.model_optimizer.state_dict()["state"].values()
+        assert {entry["exp_avg"].dtype for entry in state} == {torch.float32}
+        assert {weight.dtype for weight in loss.parameters()} == {torch.float32}
+    for name, value in metrics["float32"].items():
+        torch.testing.assert_close(metrics["bfloat16"][name], value, rtol=0.05, atol=1e-3)
+    assert metrics["float32"]["reward"] != metrics["bfloat16"]["reward"]
