@@ -31,7 +31,7 @@ from torchrl_tdmpc import (
     make_networks,
 )
 from torchrl_tdmpc.data import EpisodeReplay, ReplayError, ReplayLog
-from torchrl_tdmpc.envs import Task, dead_workers, make_env
+from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
 from torchrl_tdmpc.modules import Execution, ModelSize, model_size
 from torchrl_tdmpc.training import (
     CollectorState,
@@ -111,7 +111,7 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
 
             try:
                 step = next(data)
-            except RuntimeError as error:
+            except Exception as error:
                 end_after_crash(config, agent, run, error)
             replay.extend(step)
             counters.decisions += step.numel()
@@ -200,7 +200,7 @@ def log_evaluation(
 
 def save(config: DictConfig, agent: Agent, run: Run) -> bool:
     """Write a checkpoint; if that fails, say so, and the run goes on with the earlier ones."""
-    before, run.counters.saved = run.counters.saved, run.counters.decisions
+    run.counters.saved = run.counters.decisions
     metadata = {"decisions": run.counters.decisions, "config": OmegaConf.to_container(config)}
     if agent.update.multi_gamma_loss is not None:
         metadata["multi_gamma"] = list(agent.update.multi_gamma_loss.gammas)
@@ -215,24 +215,21 @@ def save(config: DictConfig, agent: Agent, run: Run) -> bool:
                 keep_last=config.checkpoint.keep,
             )
     except OSError as error:
-        run.counters.saved = before
         tqdm.write(f"the checkpoint could not be saved, the earlier ones are kept: {error}")
         return False
     return True
 
 
-def end_after_crash(config: DictConfig, agent: Agent, run: Run, error: RuntimeError) -> NoReturn:
+def end_after_crash(config: DictConfig, agent: Agent, run: Run, error: Exception) -> NoReturn:
     """Save what is left when an environment's process died, and say so."""
-    dead = dead_workers(run.collector.collector.env)
-    if not dead:
+    if not has_lost_processes(run.collector.collector.env):
         raise error
-    run.collector.interrupted = True
+    run.collector.failed = True
     save(config, agent, run)
-    run.collector.collector.shutdown()
-    number, exit_code = dead[0]
+    fault = str(error).partition(". ")[0]
     raise SystemExit(
-        f"error: the process of environment {number} died (exit code {exit_code}); resume="
-        f"{config.output_dir} goes on with the run."
+        f"error: the processes of the environments ended ({fault}); resume={config.output_dir} "
+        "goes on with the run."
     ) from None
 
 
@@ -269,7 +266,7 @@ def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log:
     if config.resume is not None:
         resume_run(config.resume, components(agent, run), run.replay_log)
         print(f"resumed {config.resume}")
-        if run.collector.interrupted and (num_open := agent.replay.truncate()):
+        if run.collector.restarted and (num_open := agent.replay.truncate()):
             print(f"{num_open} unfinished episodes are truncated: the environments begin new ones")
     return run
 

@@ -147,12 +147,36 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path):
         load_checkpoint(tmp_path / "absent.torchrl", run.components)
     junk = tmp_path / "weights.pt"
     torch.save(run.loss.state_dict(), junk)  # a zip file too, but not ours
-    with pytest.raises(CheckpointError, match=r"[Ii]nvalid checkpoint manifest.*weights\.pt"):
+    with pytest.raises(CheckpointError, match=r"weights\.pt is no checkpoint"):
         load_checkpoint(junk, run.components)
     path = save_checkpoint(tmp_path, 1, run.components)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="checkpoint-000000000001"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-000000000001.* truncated or altered"):
         load_checkpoint(path, run.components)
+
+
+def test_no_altered_byte_is_half_loaded(tmp_path):
+    """A checkpoint with one other byte is refused, or the byte means nothing (a date, padding)."""
+    source, target = Run(seed=0), Run(seed=1)
+    source.update(10)
+    path = save_checkpoint(tmp_path, 1, source.components)
+    content, before = path.read_bytes(), target.weights()
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for position in torch.randint(len(content), (200,), generator=generator).tolist():
+        altered = bytearray(content)
+        altered[position] ^= 1 << (position % 8)
+        path.write_bytes(altered)
+        try:
+            load_checkpoint(path, target.components)
+        except CheckpointError as error:
+            assert "truncated or altered" in str(error) and "\n" not in str(error)
+            assert same(before, target.weights()) and not target.optimizer.state
+            refused += 1
+        else:
+            assert same(source.weights(), target.weights())
+            target = Run(seed=1)
+    assert refused > 150
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -72,16 +73,24 @@ def set_env_state(env: EnvBase, state: list[dict[str, Any]]) -> None:
         _set_dmcontrol_state(_dmcontrol(worker), saved)
 
 
-def dead_workers(env: EnvBase) -> list[tuple[int, int]]:
-    """The environments whose processes have ended, with their exit codes.
+def has_lost_processes(env: EnvBase) -> bool:
+    """Whether environments ran in processes of their own, and no longer do because one died.
 
     Args:
-        env (EnvBase): environments in this process (which gives none) or in others.
+        env (EnvBase): environments in this process (which gives False) or in others.
     """
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    processes = env._workers if isinstance(env, ParallelEnv) else []
-    return [(i, p.exitcode) for i, p in enumerate(processes) if p.exitcode is not None]
+    if not isinstance(env, ParallelEnv):
+        return False
+    return env.is_closed or any(_has_ended(process) for process in env._workers)
+
+
+def _has_ended(process: BaseProcess) -> bool:
+    try:
+        return not process.is_alive()
+    except ValueError:  # TorchRL closed it: one of the others had died
+        return True
 
 
 def _workers(env: EnvBase) -> list[EnvBase] | None:

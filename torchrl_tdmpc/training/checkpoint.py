@@ -152,10 +152,10 @@ def _manifest(path: Path) -> dict[str, Any]:
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not hold")
         return Checkpoint.manifest(path)
-    except CheckpointError:
-        raise
     except Exception as error:  # whatever altered bytes lead zipfile into
-        raise CheckpointError(f"{path} is truncated or altered: {error}") from None
+        raise CheckpointError(
+            f"{path} is no checkpoint, or truncated or altered ({error})"
+        ) from None
 
 
 def _bind(components: Mapping[str, Any]) -> Checkpoint:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -66,19 +67,20 @@ class CollectorState:
         collector: of environments that :func:`torchrl_tdmpc.envs.env_state` understands, or not.
 
     Attributes:
-        interrupted: whether the environments could not be saved, or failed before they were: they
-            were reset, and their open episodes do not go on. Set it when a step failed.
+        failed: set it when a step failed, and the environments are not saved any more.
+        restarted: whether the environments of the state that was loaded had not been saved. They
+            begin new episodes, from seeds of their own; the open ones do not go on.
     """
 
     def __init__(self, collector: Collector):
         self.collector = collector
-        self.interrupted = False
+        self.failed = self.restarted = False
 
     def state_dict(self) -> dict[str, Any]:
         """The state; without environments if they cannot tell theirs."""
         state = dict(self.collector.state_dict())
         state.pop("policy_state_dict", None)  # saved with the losses
-        environments = None if self.interrupted else env_state(self.collector.env)
+        environments = None if self.failed else env_state(self.collector.env)
         if environments is not None:
             carried = self.collector._carrier.cpu().to_dict()
             state |= {"environments": environments, "carried": carried}
@@ -88,10 +90,11 @@ class CollectorState:
         """Put a new collector where the saved one was, as far as its environments can be put."""
         collector = self.collector
         collector.load_state_dict(state, strict=False)
-        self.interrupted = "environments" not in state
-        if self.interrupted:
-            # The same seeds would begin with the episodes that the run began with
-            collector.env.set_seed(int(torch.empty((), dtype=torch.int64).random_(2**31)))
+        self.restarted = "environments" not in state
+        if self.restarted:
+            # Not the run's seeds again: they give the episodes that it began with
+            seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
+            collector.env.set_seed(int(seeds.generate_state(1)[0]))
             collector._carrier.update(collector.env.reset())
         else:
             carrier = collector._carrier
