@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples/tdmpc2_multigamma.py"
-INTERVAL, DECISIONS, LENGTH, SEED_DECISIONS, EVALUATION = 40, 6000, 20, 40, 200
+INTERVAL, DECISIONS, LENGTH, SEED_DECISIONS, EVALUATION = 40, 4000, 20, 40, 200
 SETTINGS = [
     "device=cpu",
     "env.task=cartpole-swingup",
@@ -59,14 +59,22 @@ def newest(output_dir: Path) -> int:
     return max((int(name.partition("-")[2]) for name in names), default=-1)
 
 
-def kill_at_random(output_dir: Path, seconds: float) -> tuple[int, int]:
-    """Run for so long; returns the decisions made, as far as rows tell, and those saved."""
+def kill_at_random(output_dir: Path, generator: random.Random) -> tuple[float, int, int]:
+    """Kill a run while it starts, or within seconds of its first new row.
+
+    Returns the seconds it lived, the decisions made, as far as rows tell, and those saved.
+    """
+    begin = time.monotonic()
+    before = len(rows(output_dir / "train.csv"))
     process = start(output_dir)
-    time.sleep(seconds)
+    if generator.random() < 0.7:
+        while len(rows(output_dir / "train.csv")) <= before and process.poll() is None:
+            time.sleep(0.05)
+    time.sleep(generator.uniform(0, 6))
     process.kill()
     process.wait()
     made = [int(row["decisions"]) for row in rows(output_dir / "train.csv")]
-    return max(made, default=0), newest(output_dir)
+    return time.monotonic() - begin, max(made, default=0), newest(output_dir)
 
 
 def faults(output_dir: Path, whole: Path) -> list[str]:
@@ -94,7 +102,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, nargs=2, default=(2.0, 25.0), help="of a life")
     arguments = parser.parse_args()
     generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +109,7 @@ def main() -> None:
         found = []
         print(f"{'life':>4} {'seconds':>8} {'decisions':>10} {'saved':>6} {'lost':>5}", flush=True)
         for life in range(1, arguments.kills + 1):
-            seconds = generator.uniform(*arguments.seconds)
-            made, saved = kill_at_random(output_dir, seconds)
+            seconds, made, saved = kill_at_random(output_dir, generator)
             lost = max(0, made - max(saved, 0))
             print(f"{life:>4} {seconds:>8.1f} {made:>10} {saved:>6} {lost:>5}", flush=True)
             if lost > INTERVAL:

@@ -1,0 +1,79 @@
+"""Environments go on, bit for bit, where others were."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torchrl.envs import TransformedEnv
+
+from torchrl_tdmpc.envs import env_state, has_lost_processes, load_task, make_env, set_env_state
+from torchrl_tdmpc.envs.state import _dmcontrol
+
+# What a step depends on, each in one of them: warm starts of the solver under contact, targets
+# written into the model, terrain, actuator activations, action scaling, a time limit of our own
+TASKS = ["walker-walk", "reacher-hard", "swimmer-swimmer6", "quadruped-walk", "pointmass-hard"]
+
+
+def go_on(env, data, actions):
+    """What is observed; episodes end and begin on the way."""
+    steps = []
+    for action in actions:
+        step, data = env.step_and_maybe_reset(data.clone().set("action", action))
+        steps.append(step["next"].select("observation", "reward", "done").clone())
+    return torch.stack(steps), data
+
+
+def warm_starts(env):
+    """Where MuJoCo's solver begins; another beginning shows in a reward only after long."""
+    return [_dmcontrol(worker).physics.data.qacc_warmstart.tolist() for worker in env._envs]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_steps_and_resets_are_the_same(name):
+    task = load_task("dmcontrol", name, episode_length=20)
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(60, 2, task.action_dim, generator=generator) * 2 - 1
+    env, other = make_env(task, num_envs=2, seed=3), make_env(task, num_envs=2, seed=4)
+    other.reset()
+    _, now = go_on(env, env.reset(), actions[:31])
+    file = io.BytesIO()
+    torch.save(env_state(env), file)
+    file.seek(0)
+    saved_warm_starts = warm_starts(env)
+    here = now.clone()
+    expected, _ = go_on(env, now, actions[31:])
+    assert expected["done"].any()
+    different, _ = go_on(other, here.clone(), actions[31:])
+    assert not (different == expected).all()
+    set_env_state(TransformedEnv(other), torch.load(file, weights_only=True))
+    assert warm_starts(other) == saved_warm_starts
+    ours, _ = go_on(other, here, actions[31:])
+    assert (ours == expected).all()
+
+
+def test_a_state_does_not_change_with_the_environment():
+    env = make_env(load_task("dmcontrol", "reacher-easy", episode_length=3), seed=0)
+    env.reset()
+    state = env_state(env)
+    kept = {name: value.clone() for name, value in state[0]["model"].items()}
+    physics = state[0]["physics"].clone()
+    for _ in range(5):
+        env.rollout(3)
+    assert torch.equal(physics, state[0]["physics"])
+    assert all(torch.equal(kept[name], state[0]["model"][name]) for name in kept)
+
+
+def test_what_cannot_tell_its_state():
+    env = make_env(load_task("gym", "Pendulum-v1"))
+    env.reset()
+    assert env_state(env) is None
+    assert not has_lost_processes(env)
+    one, two = (make_env(load_task("dmcontrol", "cup-catch"), num_envs=n) for n in (1, 2))
+    one.reset()
+    two.reset()
+    with pytest.raises(ValueError, match="of 1 environments; 2 here"):
+        set_env_state(two, env_state(one))
+    with pytest.raises(ValueError, match="of 1 environments; none here"):
+        set_env_state(env, env_state(one))

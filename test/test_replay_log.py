@@ -1,0 +1,170 @@
+"""The replay on disk: the same ring, wherever the process died."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_replay import finished, unfinished
+from test_replay_properties import stacks_of
+from tiny import seeded
+from torchrl.checkpoint import CheckpointError
+
+from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
+
+
+def make(capacity=17, **kwargs):
+    return EpisodeReplay(capacity=capacity, horizon=3, batch_size=32, **kwargs)
+
+
+def numbered(length: int, number: int):
+    """An episode of which every number tells it apart."""
+    return finished(length, observation=torch.arange(length * 3.0).reshape(1, -1, 3) + 100 * number)
+
+
+def restored(log, state, **kwargs):
+    replay = make(**kwargs)
+    ReplayLog(replay, log.directory).load_state_dict(state)
+    return replay
+
+
+def assert_same(ours, theirs):
+    """The same ring, place for place, and the same draws now and after another episode."""
+    assert ours.num_written == theirs.num_written
+    assert (ours._buffer[:] == theirs._buffer[:]).all()
+    for number in (77, 78):
+        assert (seeded(ours.sample) == seeded(theirs.sample)).all()
+        ours.extend(numbered(7, number))
+        theirs.extend(numbered(7, number))
+        assert (ours._buffer[:] == theirs._buffer[:]).all()
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 3, 5, 9])
+def test_the_ring_comes_back_place_for_place(tmp_path, episodes):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    for number in range(episodes):
+        replay.extend(numbered(4 + number % 5, number))
+        if number % 2 == 0:
+            log.append()
+    log.append()
+    assert_same(restored(log, log.state_dict()), replay)
+
+
+def test_what_is_written_after_a_checkpoint_takes_nothing_from_it(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    for number in range(4):
+        replay.extend(numbered(6, number))
+        log.append()
+    state = log.state_dict()
+    expected = restored(log, state)
+    for number in range(4, 9):  # the ring is overwritten, and saved without a new checkpoint
+        replay.extend(numbered(6, number))
+        log.append()
+    assert_same(restored(log, state), expected)
+
+
+def test_files_that_no_checkpoint_needs_are_removed(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    for number in range(6):
+        replay.extend(numbered(6, number))
+        log.append()
+        log.prune([segment.name for segment in log.segments])
+    # 36 places written; the 17 newest are 19 to 36, in the files that begin at 18, 24 and 30
+    assert [s.begin for s in log.segments] == [18, 24, 30]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [s.name for s in log.segments]
+    assert_same(restored(log, log.state_dict()), replay)
+
+
+def test_more_than_the_ring_between_two_checkpoints(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    replay.extend(numbered(5, 0))
+    log.append()
+    for number in range(1, 6):
+        replay.extend(numbered(8, number))
+    log.append()
+    assert [(s.begin, s.end) for s in log.segments] == [(45 - 17, 45)]
+    assert_same(restored(log, log.state_dict()), replay)
+
+
+def test_unfinished_episodes_and_counters_come_back(tmp_path):
+    replay = make(capacity=40)
+    log = ReplayLog(replay, tmp_path)
+    replay.extend(numbered(2, 0))  # too short
+    replay.extend(numbered(5, 1))
+    replay.extend(unfinished(1, 2))
+    replay.extend(unfinished(1, 2))
+    log.append()
+    copy = restored(log, log.state_dict(), capacity=40)
+    for name in ("num_decisions", "num_short_episodes", "num_pending", "num_transitions"):
+        assert getattr(copy, name) == getattr(replay, name), name
+    assert copy.num_pending == 4
+    copy.extend(finished(1))
+    replay.extend(finished(1))
+    assert (copy._buffer[:] == replay._buffer[:]).all() and copy.num_transitions == 10
+
+
+def test_truncating_ends_every_open_episode():
+    replay = make(capacity=40)
+    replay.extend(unfinished(2, 4))
+    assert replay.truncate() == 2 and replay.num_pending == 0
+    done = replay.written(0)["next", "done"].flatten()
+    assert done.nonzero().flatten().tolist() == [3, 7]
+    assert not replay.written(0)["next", "terminated"].any()
+    assert replay.truncate() == 0
+
+
+def test_frames_come_back(tmp_path):
+    replay = make(capacity=40, frame_channels=3)
+    log = ReplayLog(replay, tmp_path)
+    for _ in range(4):
+        replay.extend(stacks_of(11, size=8))
+        log.append()
+    replay.extend(stacks_of(9, size=8)[:, :4])
+    copy = restored(log, log.state_dict(), capacity=40, frame_channels=3)
+    rest = stacks_of(9, size=8)
+    for both in (copy, replay):
+        both.extend(rest)
+    assert (copy._buffer[:] == replay._buffer[:]).all()
+    assert (seeded(copy.sample) == seeded(replay.sample)).all()
+
+
+def test_a_failed_write_leaves_the_log_as_it_was(tmp_path, monkeypatch):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    replay.extend(numbered(6, 0))
+    log.append()
+    before = log.state_dict()
+    replay.extend(numbered(6, 1))
+
+    def full(*args, **kwargs):
+        raise RuntimeError("unexpected pos 704 vs 662")  # PyTorch's words for a full disk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="cannot be written"):
+            log.append()
+    assert log.state_dict()["segments"] == before["segments"]
+    log.append()
+    assert_same(restored(log, log.state_dict()), replay)
+
+
+def test_files_that_are_not_what_they_were_are_refused(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    replay.extend(numbered(6, 0))
+    log.append()
+    state = log.state_dict()
+    path = tmp_path / log.segments[0].name
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:50] + b"?" + content[51:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="is truncated or altered"):
+            restored(log, state)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        restored(log, state)
+    with pytest.raises(ValueError, match="do not cover"):
+        restored(log, {**state, "segments": []})
