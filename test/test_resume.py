@@ -230,7 +230,7 @@ def test_skipped_updates_are_counted_and_end_a_run(example, tmp_path, monkeypatc
         is_skipped = len(calls) in (3, 5) or len(calls) > 26
         if is_skipped:
             metrics["loss_value"].fill_(torch.nan)
-        return metrics.set("skipped", torch.tensor(float(is_skipped)))
+        return metrics.set("skipped_updates", torch.tensor(float(is_skipped)))
 
     monkeypatch.setattr(TDMPC2Update, "__call__", skipping)
     with pytest.raises(FloatingPointError, match=r"updates in a row.*max_skipped_updates is 4"):

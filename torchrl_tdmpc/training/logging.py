@@ -135,7 +135,7 @@ class RunLog:
                 )
             if value.numel() != 1:
                 raise ValueError(f"metric {name!r} has shape {list(value.shape)}, not a scalar's")
-            value = value.detach().reshape(()).float()
+            value = value.detach().reshape(()).to(self.device, torch.float32)
             finite = value.isfinite()
             self._sums[name] = self._sums.get(name, 0.0) + torch.where(finite, value, 0.0)
             self._counts[name] = self._counts.get(name, 0.0) + finite
