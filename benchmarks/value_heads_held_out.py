@@ -24,7 +24,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from evaluate import checkpoints, read_arguments, read_config
-from tdmpc2_multigamma import Agent, make_agent
+from parts import Agent, make_agent
 
 from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
 from torchrl_tdmpc.envs import Task, make_env

@@ -14,8 +14,9 @@ import warnings
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from parts import make_agent
 from settings import DEFAULTS, check_video, resolve
-from tdmpc2_multigamma import EVALUATION_SEED, make_agent
+from tdmpc2_multigamma import EVALUATION_SEED
 from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 

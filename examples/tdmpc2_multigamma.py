@@ -7,39 +7,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import fields
 from typing import Any, NamedTuple, NoReturn
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
+from parts import Agent, count_parameters, make_agent, make_collector, make_log
 from settings import settle
 from tensordict import TensorDictBase
 from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
-from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from tqdm import tqdm, trange
 
-from torchrl_tdmpc import (
-    AuxiliaryValueHeads,
-    LatentEnv,
-    MultiGammaConfig,
-    MultiGammaValueLoss,
-    SymlogTwoHot,
-    TDMPC2Loss,
-    TDMPC2Planner,
-    make_networks,
-)
 from torchrl_tdmpc.data import EpisodeReplay, ReplayError, ReplayLog
-from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
-from torchrl_tdmpc.modules import Execution, ModelSize, model_size
+from torchrl_tdmpc.envs import Task, has_lost_processes
 from torchrl_tdmpc.training import (
     CollectorState,
     Counters,
     GracefulInterrupt,
     RunLog,
     SkippedUpdates,
-    TDMPC2Update,
     append_snapshot,
     evaluate,
     plot_returns,
@@ -50,14 +37,6 @@ from torchrl_tdmpc.training import (
 )
 
 EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
-
-
-class Agent(NamedTuple):
-    """What learns: acting, remembering, and the update with its losses and networks."""
-
-    planner: TDMPC2Planner
-    replay: EpisodeReplay
-    update: TDMPC2Update
 
 
 class Run(NamedTuple):
@@ -271,39 +250,6 @@ def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log:
     return run
 
 
-def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> Collector:
-    """What acts in the environments, a decision in each at a time."""
-    settings = {"seed": config.seed, "device": config.device, "workers": config.env.workers}
-    env = make_env(task, num_envs=config.env.num_envs, **settings)
-    return Collector(
-        TransformedEnv(env, Compose(RewardSum(), StepCounter())),
-        planner,
-        frames_per_batch=config.env.num_envs,
-        init_random_frames=config.train.seed_decisions,
-        auto_register_policy_transforms=True,
-    )
-
-
-def count_parameters(update: TDMPC2Update) -> dict[str, int]:
-    """The number of weights of each part, targets not counted."""
-    world_model, heads = update.loss.world_model, update.multi_gamma_loss
-    parts = {
-        "encoder": world_model.encoder,
-        "dynamics": world_model.dynamics,
-        "reward": world_model.reward_head,
-        "termination": world_model.termination_head,
-        "policy prior": update.loss.policy_prior,
-        "Q ensemble": update.loss.q_ensemble,
-        "auxiliary heads": None if heads is None else heads.heads,
-    }
-    counts = {
-        name: sum(p.numel() for p in part.parameters())
-        for name, part in parts.items()
-        if part is not None
-    }
-    return {**counts, "total": sum(counts.values())}
-
-
 def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int) -> None:
     """Draw the returns and say what lies where."""
     title = f"{task.name}, {config.model.size}M parameters, seed {config.seed}"
@@ -318,85 +264,6 @@ def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int
             f"{replay.num_short_episodes} episodes were shorter than planner.horizon "
             f"({replay.horizon} decisions) and not learned from."
         )
-
-
-def make_agent(config: DictConfig, task: Task, loss: TDMPC2Loss | None = None) -> Agent:
-    """Put the parts together, around a loss that is there already or a new one."""
-    torch.manual_seed(config.seed)
-    loss = make_loss(config, task) if loss is None else loss
-    world_model = loss.world_model
-    multi_gamma_loss = make_multi_gamma_loss(config, world_model.latent_dim, world_model.two_hot)
-    optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
-    settings = {name: config.train[name] for name in optimisation}
-    execution = Execution(config.compile, config.precision, config.device)
-    update = TDMPC2Update(loss, multi_gamma_loss, execution=execution, **settings)
-    planner = TDMPC2Planner(
-        LatentEnv(world_model, task.action_dim),
-        loss.policy_prior,
-        loss.q_ensemble,
-        discount=config.loss.discount,
-        execution=execution,
-        **config.planner,
-    )
-    replay = EpisodeReplay(
-        capacity=config.replay.capacity,
-        horizon=config.planner.horizon,
-        batch_size=config.train.batch_size,
-        device=config.device,
-        frame_channels=task.frame_channels,
-        episodic=config.env.episodic,
-    )
-    return Agent(planner, replay, update)
-
-
-def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
-    """The loss of world model, policy prior and Q-functions of the sizes asked for."""
-    model = dict(config.model)
-    size = model_size(model.pop("size"), **{f.name: model.pop(f.name) for f in fields(ModelSize)})
-    two_hot = SymlogTwoHot(**{f.name: model.pop(f.name) for f in fields(SymlogTwoHot)})
-    networks = make_networks(
-        task.observation_shape,
-        task.action_dim,
-        size,
-        episodic=config.env.episodic,
-        two_hot=two_hot,
-        **model,
-    )
-    networks = (network.to(config.device) for network in networks)
-    return TDMPC2Loss(*networks, **config.loss).to(config.device)
-
-
-def make_log(config: DictConfig, agent: Agent) -> RunLog:
-    """Open the files of the run."""
-    return RunLog(
-        config.output_dir,
-        metrics=[*agent.update.metric_names, "nan_values"],
-        seed=config.seed,
-        backend=config.logger.backend,
-        project=config.logger.project,
-        device=config.device,
-        resume=config.resume is not None,
-    )
-
-
-def make_multi_gamma_loss(
-    config: DictConfig, latent_dim: int, two_hot: SymlogTwoHot
-) -> MultiGammaValueLoss | None:
-    """The loss of the auxiliary value heads; None when they are off."""
-    settings = MultiGammaConfig(**OmegaConf.to_container(config.multi_gamma))
-    gammas = settings.discounts(config.loss.discount)
-    if not gammas:
-        return None
-    heads = AuxiliaryValueHeads(latent_dim, len(gammas) - 1, two_hot.num_bins, settings.head)
-    return MultiGammaValueLoss(
-        heads,
-        gammas,
-        two_hot=two_hot,
-        rho=config.loss.rho,
-        loss_weight=settings.loss_weight,
-        bootstrap=settings.bootstrap,
-        detach_latent=settings.detach_latent,
-    ).to(config.device)
 
 
 @hydra.main(version_base="1.3", config_path="config", config_name="tdmpc2_multigamma")

@@ -208,8 +208,8 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
     ],
 )
 def test_a_bad_setting_is_refused_in_one_sentence(example, override, words, monkeypatch):
-    monkeypatch.setattr(example, "make_env", lambda *a, **k: pytest.fail("an environment was made"))
-    monkeypatch.setattr(example, "RunLog", lambda *a, **k: pytest.fail("a run was begun"))
+    monkeypatch.setattr("parts.make_env", lambda *a, **k: pytest.fail("an environment was made"))
+    monkeypatch.setattr("parts.RunLog", lambda *a, **k: pytest.fail("a run was begun"))
     with pytest.raises(ValueError) as error:
         config, task = example.settle(configure(override))
         example.make_agent(config, task)

@@ -302,6 +302,6 @@ def test_ablation(example, name):
 
 
 def test_a_broken_rule_is_refused_before_anything_starts(example, monkeypatch):
-    monkeypatch.setattr(example, "make_env", lambda *a, **k: pytest.fail("an environment was made"))
+    monkeypatch.setattr("parts.make_env", lambda *a, **k: pytest.fail("an environment was made"))
     with pytest.raises(ValueError, match=r"multi_gamma.gammas begins with 0.97.*0.95"):
         make_agent(example, "multi_gamma.enabled=true", "multi_gamma.gammas=[0.97,0.995]")
