@@ -1,12 +1,13 @@
 """How long a checkpoint holds training up when the replay buffer is large.
 
 ``python benchmarks/checkpoint_stall.py --transitions 1_000_000`` fills a buffer of states, saves it
-once, and then measures checkpoints of the default interval, and a restoration.
+once, and then measures checkpoints of the default interval, and the restoration of the last one.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -64,21 +65,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = ReplayLog(replay, Path(folder, "replay"))
 
-        def save(step: int) -> float:
-            start = time.perf_counter()
+        def save(step: int) -> tuple[float, float]:
+            start, cpu = time.perf_counter(), time.process_time()
             save_run(folder, step, components, log, metadata={}, keep_last=2)
-            return time.perf_counter() - start
+            return time.perf_counter() - start, time.process_time() - cpu
 
+        large = episodes(100)
+        for _ in range(0, arguments.transitions, large.numel()):
+            replay.extend(large)
+        print(f"{replay.num_transitions} transitions")
+        first = save(0)
         piece = episodes(arguments.interval // LENGTH)
         stalls = []
-        for step in range(0, arguments.transitions, piece.numel()):
+        for step in range(1, 11):
             replay.extend(piece)
             stalls.append(save(step))
-        late = stalls[-20:]
-        print(f"{replay.num_transitions} transitions, every {piece.numel()} of them a checkpoint")
-        print(f"first 20: {sum(stalls[:20]) / 20:.2f} s, longest {max(stalls[:20]):.2f} s")
-        print(f"last 20: {sum(late) / 20:.2f} s, longest {max(late):.2f} s")
-        print(f"longest of all {max(stalls):.2f} s")
+        seconds, cpu = (statistics.median(column) for column in zip(*stalls, strict=True))
+        print(f"a first checkpoint, of all of them: {first[0]:.2f} s ({first[1]:.2f} s of the CPU)")
+        print(f"one every {piece.numel()}: {seconds:.2f} s ({cpu:.2f} s of the CPU)")
 
         other, components = make(arguments.transitions, arguments.size)
         start = time.perf_counter()

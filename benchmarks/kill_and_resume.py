@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples/tdmpc2_multigamma.py"
-INTERVAL, DECISIONS, LENGTH, SEED_DECISIONS, EVALUATION = 40, 4000, 20, 40, 200
+INTERVAL, DECISIONS, LENGTH, SEED_DECISIONS, EVALUATION = 40, 600, 20, 40, 200
 SETTINGS = [
     "device=cpu",
     "env.task=cartpole-swingup",
