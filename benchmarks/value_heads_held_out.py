@@ -12,6 +12,7 @@ agent exploring, and compares each head on their slices with constants:
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -37,6 +38,7 @@ HELD_OUT_SEED = 3_000_000  # added to the run's: neither training nor evaluation
 
 def main(arguments: list[str]) -> None:
     """Print a table."""
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
     path, settings = read_arguments(arguments)
     config, task, name = read_config(path, settings)
     agent = make_agent(config, task)
