@@ -3,9 +3,10 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+NIGHTLY := .venv-nightly/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint clean
+.PHONY: help train test lint bench clean
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -21,8 +22,11 @@ lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" measures a part.
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
 clean: ## Remove .venv, build products and caches (never the outputs of runs).
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-nightly build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last, so an interrupted installation is taken up again by the next call. The project and
@@ -32,4 +36,11 @@ $(STAMP): setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,examples,test,lint]'
+	@touch $@
+
+$(NIGHTLY): benchmarks/requirements-nightly.txt
+	@echo "Installing TorchRL's nightly into .venv-nightly: once, a few minutes."
+	$(PYTHON) -m venv .venv-nightly
+	.venv-nightly/bin/python -m pip install --quiet -c constraints.txt setuptools
+	.venv-nightly/bin/python -m pip install --quiet --no-build-isolation -r $<
 	@touch $@

@@ -6,9 +6,7 @@ heads: a latent rollout is all it asks for. The nightly needs an environment of 
 our package does not install (it is made for the stable TorchRL), so its path is given::
 
     python3 -m venv .venv-nightly
-    .venv-nightly/bin/pip install torch==2.13.0
-    .venv-nightly/bin/pip install torchrl-nightly==2026.10.27 tensordict-nightly==2026.10.26
-    .venv-nightly/bin/pip install hydra-core==1.3.8
+    .venv-nightly/bin/pip install -r benchmarks/requirements-nightly.txt
     PYTHONPATH=. .venv-nightly/bin/python benchmarks/multi_gamma_on_torchrl_nightly.py
 
 It prints each discount's cross-entropy on held-out slices, which falls, and says whether the heads'

@@ -1,0 +1,1 @@
+"""Measurements of this package, each a command of its own."""
