@@ -8,7 +8,6 @@ of the peer and of this package alternate, so that a machine that gets slower or
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -85,7 +84,6 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "instructions": " ".join(flag for flag in FLAGS if flag in flags) or "unknown",
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "torchrl")},
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
     }
 
@@ -127,7 +125,7 @@ def main() -> None:
             for job in jobs:
                 progress.set_description(f"{job.what} {job.who} {job.size or ''} {job.setting}")
                 output = measure(job)
-                results["machine"]["threads"] = str(output["threads"])
+                results["machine"] |= output["machine"]
                 record = {"round": number, **job._asdict(), "values": output["values"]}
                 results["records"].append(record)
                 progress.update()

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torchrl
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -180,7 +181,9 @@ def main() -> None:
         "loop": lambda: loop(arguments.setting, arguments.repeats),
     }
     values = measurements[arguments.what]()
-    print(json.dumps({"values": values, "threads": torch.get_num_threads()}))
+    versions = f"torchrl {torchrl.__version__}, torch {torch.__version__}"
+    machine = {"threads": torch.get_num_threads(), arguments.who: versions}
+    print(json.dumps({"values": values, "machine": machine}))
 
 
 if __name__ == "__main__":
