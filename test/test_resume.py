@@ -15,6 +15,7 @@ from test_example import configure, rows, without_times
 from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
+from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.training import TDMPC2Update
 
 example = test_example.example  # the fixture
@@ -91,6 +92,26 @@ def test_a_resumed_run_has_the_numbers_of_one_that_was_not_stopped(
     ours, theirs = resumed.update.loss.state_dict(), whole.update.loss.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert (seeded(resumed.replay.sample) == seeded(whole.replay.sample)).all()
+
+
+@pytest.mark.parametrize("call", [7, 31], ids=["making up for the seed phase", "later"])
+def test_updates_that_an_interrupt_left_out_are_made_up_for(example, tmp_path, monkeypatch, call):
+    sample, calls = EpisodeReplay.sample, []
+
+    def interrupted_sample(self):
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return sample(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeReplay, "sample", interrupted_sample)
+        run(example, tmp_path / "stopped", "env.num_envs=2")
+    assert len(calls) == call
+    disturb()
+    _, *resumed = run(example, tmp_path / "stopped", "env.num_envs=2")
+    _, *whole = run(example, tmp_path / "whole", "env.num_envs=2")
+    assert resumed == whole
 
 
 def test_environments_that_cannot_tell_their_state_begin_new_episodes(
