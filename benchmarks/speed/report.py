@@ -209,7 +209,7 @@ def draw(records: Records, path: Path) -> None:
     pyplot.close(figure)
 
 
-def bars(axis: Any, labels: list[str], groups: dict[str, list[Spread | None]]) -> None:
+def bars(axis: Any, labels: list[str], groups: dict[str, list[Spread]]) -> None:
     """A group of bars at each label, with the extremes over rounds."""
     width = 0.8 / len(groups)
     for number, (name, spreads) in enumerate(groups.items()):
