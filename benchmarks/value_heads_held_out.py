@@ -60,11 +60,12 @@ def main(arguments: list[str]) -> None:
 
 def collect(agent: Agent, task: Task, seed: int, horizon: int) -> EpisodeReplay:
     """New episodes, the first half of them random."""
+    device = agent.replay.device
     held_out = EpisodeReplay(
-        capacity=EPISODES * task.episode_length, horizon=horizon, batch_size=256
+        capacity=EPISODES * task.episode_length, horizon=horizon, batch_size=256, device=device
     )
     for number, policy in enumerate((None, agent.planner)):
-        env = make_env(task, num_envs=EPISODES // 2, seed=seed + number)
+        env = make_env(task, num_envs=EPISODES // 2, seed=seed + number, device=device)
         env = TransformedEnv(env, agent.planner.make_tensordict_primer())
         with set_exploration_type(ExplorationType.RANDOM):
             held_out.extend(env.rollout(task.episode_length, policy))

@@ -159,7 +159,7 @@ class EpisodeReplay:
         """
         if data.ndim != 2:
             raise ValueError(f"Expected data of shape [num_envs, T], got {list(data.shape)}.")
-        data = data.select(*self._keys).clone()  # a collector may reuse its own
+        data = data.select(*self._keys).clone().to(self.device)  # a collector may reuse its own
         self._pending = self._pending or [[] for _ in range(data.shape[0])]
         if len(self._pending) != data.shape[0]:
             raise ValueError(
@@ -267,7 +267,7 @@ class EpisodeReplay:
             )
         self.num_decisions = state["num_decisions"]
         self.num_short_episodes = state["num_short_episodes"]
-        self._pending = [[] if p is None else [_steps(p)] for p in state["pending"]]
+        self._pending = [[] if p is None else [_steps(p).to(self.device)] for p in state["pending"]]
 
     def _places(self, steps: TensorDictBase, *, is_first: bool) -> TensorDictBase:
         """What steps ``[T]`` of one episode take in the ring: ``[T]``, or ``[K + T]`` at its start.

@@ -52,7 +52,8 @@ def take_snapshot(
     Returns:
         Plain lists and numbers: ``gammas`` of the heads, and ``examples``.
     """
-    devices = [replay.device] if replay.device.type == "cuda" else []
+    devices = {replay.device, next(loss.parameters()).device}
+    devices = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         batch = replay.sample()[: num_examples or STANDARD_EXAMPLES]
