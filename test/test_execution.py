@@ -16,7 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
 @pytest.mark.parametrize(
     ("setting", "choices"),
-    [({"compile": True}, "off, default, max"), ({"precision": "half"}, "float32, bfloat16")],
+    [
+        ({"compile": True}, "off, default, max"),
+        ({"precision": "half"}, "float32, bfloat16"),
+        ({"device": "mps"}, "cpu, cuda"),
+    ],
 )
 def test_unknown_words_are_refused(setting, choices):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*; the choices are {choices}"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 __all__ = ["Execution"]
 
@@ -47,9 +48,13 @@ class Execution:
     device: str = "cpu"
 
     def __post_init__(self):
-        choices = {"compile": ("off", "default", "max"), "precision": ("float32", "bfloat16")}
+        choices = {
+            "compile": ("off", "default", "max"),
+            "precision": ("float32", "bfloat16"),
+            "device": tuple(MODES),
+        }
         for name, words in choices.items():
-            if getattr(self, name) not in words:
+            if str(getattr(self, name)).partition(":")[0] not in words:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; the choices are {', '.join(words)}."
                 )
@@ -76,11 +81,15 @@ class _Prepared:
             mode = MODES[self.device_type][execution.compile]
             options = torch._inductor.list_mode_options(mode) | {"fallback_random": True}
             self.run = torch.compile(function, dynamic=False, options=options)
+        self.makes_graphs = self.device_type == "cuda" and execution.compile != "off"
 
     def __call__(self, *args, **kwargs):
         halves = self.execution.precision == "bfloat16"
         with torch.autocast(self.device_type, torch.bfloat16, enabled=halves):
-            return self.run(*args, **kwargs)
+            result = self.run(*args, **kwargs)
+        if self.makes_graphs:  # the next call of any graph takes the memory of this one's result
+            result = tree_map_only(torch.Tensor, torch.clone, result)
+        return result
 
     def __reduce__(self):
         return _Prepared, (self.execution, self.function)  # compiled anew where it is unpickled

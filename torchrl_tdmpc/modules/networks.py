@@ -139,8 +139,7 @@ def _published_encoder(
     match observation_shape:
         case (observation_dim,):
             hidden = max(size.num_enc_layers - 1, 1) * [size.enc_dim]
-            encoder = mlp(observation_dim, hidden, size.latent_dim, simnorm)
-            return encoder
+            return mlp(observation_dim, hidden, size.latent_dim, simnorm)
         case (channels, 64, 64) if size.latent_dim % 16 == 0:
             return PixelEncoder(channels, size.latent_dim // 16, simnorm)
     raise ValueError(
