@@ -13,16 +13,17 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from parts import make_agent
-from settings import DEFAULTS, check_video, resolve
+from settings import DEFAULTS, resolve
 from tdmpc2_multigamma import EVALUATION_SEED
 from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
-from torchrl_tdmpc.training import evaluate, load_checkpoint, load_published
+from torchrl_tdmpc.training import check_video, evaluate, load_checkpoint, load_published
 
 
 def main(arguments: list[str]) -> None:
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
     try:
         path, settings = read_arguments(arguments)
         config, task, name = read_config(path, settings)
+        torch.set_num_threads(config.threads)
         planner = load_planner(path, config, task)
         video = None
         if config.eval.video:
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> None:
                 on_decision=progress.update,
                 video=video,
             )
-    except (CheckpointError, FileNotFoundError, ImportError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     print("episode      return  length")
     for episode, (value, length) in enumerate(zip(returns, lengths), start=1):
@@ -71,6 +73,8 @@ def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
     settings = OmegaConf.from_dotlist([argument for argument in arguments if argument not in paths])
     if "video" in settings:
         OmegaConf.update(settings, "eval.video", settings.pop("video"))
+    if settings.get("compile") is False:
+        settings.compile = "off"  # which YAML reads as false
     return Path(paths[0].removeprefix("checkpoint=")), settings
 
 
@@ -90,7 +94,8 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
         config.merge_with(record["config"])
         name = f"decisions-{record['decisions']}"
     folder = path if path.is_dir() else path.parent
-    here = {"device": "auto", "output_dir": str(folder), "eval": {"video": False}}
+    here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
+    here["eval"] = {"video": False}
     config, task = resolve(OmegaConf.merge(config, here, settings))
     return config, task, name
 

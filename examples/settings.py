@@ -19,8 +19,6 @@ from torchrl_tdmpc.training import (
     seed_decisions,
 )
 
-__all__ = ["settle"]
-
 LEAST = {
     "seed": 0,
     "env.num_envs": 1,
@@ -51,6 +49,10 @@ KINDS = {
     "threads": (
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
+    ),
+    "train.seed_decisions": (
+        "auto or a whole number",
+        lambda value: value == "auto" or type(value) is int,
     ),
     "env.episodic": (
         "auto, true or false",
