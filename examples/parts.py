@@ -42,7 +42,7 @@ def make_agent(config: DictConfig, task: Task, loss: TDMPC2Loss | None = None) -
     multi_gamma_loss = make_multi_gamma_loss(config, world_model.latent_dim, world_model.two_hot)
     optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
     settings = {name: config.train[name] for name in optimisation}
-    execution = Execution(config.compile, config.precision, config.device)
+    execution = Execution(config.compile, config.precision)
     update = TDMPC2Update(loss, multi_gamma_loss, execution=execution, **settings)
     planner = TDMPC2Planner(
         LatentEnv(world_model, task.action_dim),

@@ -19,12 +19,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
     [
         ({"compile": True}, "off, default, max"),
         ({"precision": "half"}, "float32, bfloat16"),
-        ({"device": "mps"}, "cpu, cuda"),
     ],
 )
 def test_unknown_words_are_refused(setting, choices):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*; the choices are {choices}"):
         Execution(**setting)
+
+
+def test_other_devices_are_refused():
+    with pytest.raises(ValueError, match="device is 'mps'; the choices are cpu, cuda"):
+        Execution().prepare(mish, "mps")
 
 
 def test_compiled_mish_and_its_slope():
@@ -56,7 +60,7 @@ def test_bfloat16_bounds_the_error_of_trajectory_values():
             discount=0.99,
             execution=Execution(precision=precision),
         )
-        value = planner.execution.prepare(TDMPC2Planner.trajectory_value)
+        value = planner.execution.prepare(TDMPC2Planner.trajectory_value, "cpu")
         with torch.no_grad():
             latent = world_model.encode(seeded(torch.randn, 1, 17)).unsqueeze(1)
             actions = seeded(torch.rand, 1, 3, 512, 6) * 2 - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -31,53 +31,59 @@ class Execution:
             or another batch size. Random draws are those of eager mode.
         precision: of the networks' forward passes, ``"float32"`` or ``"bfloat16"``. Two-hot coding,
             returns, elites, losses, weights and the optimisers' state are float32 in both.
-        device: where the networks are, ``"cpu"`` or ``"cuda"``. On CUDA, compiled functions are
-            CUDA graphs.
 
     Raises:
         ValueError: a word that is none of the choices.
 
     Examples:
-        >>> product = Execution(precision="bfloat16").prepare(torch.nn.functional.linear)
+        >>> product = Execution(precision="bfloat16").prepare(torch.nn.functional.linear, "cpu")
         >>> product(torch.ones(1, 2), torch.ones(3, 2)).dtype
         torch.bfloat16
     """
 
     compile: Literal["off", "default", "max"] = "off"
     precision: Literal["float32", "bfloat16"] = "float32"
-    device: str = "cpu"
 
     def __post_init__(self):
-        choices = {
-            "compile": ("off", "default", "max"),
-            "precision": ("float32", "bfloat16"),
-            "device": tuple(MODES),
-        }
+        choices = {"compile": ("off", "default", "max"), "precision": ("float32", "bfloat16")}
         for name, words in choices.items():
-            if str(getattr(self, name)).partition(":")[0] not in words:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; the choices are {', '.join(words)}."
-                )
+            _refuse_unknown(name, getattr(self, name), words)
 
-    def prepare(self, function: Callable[..., Result]) -> Callable[..., Result]:
+    def prepare(
+        self, function: Callable[..., Result], device: torch.device | str
+    ) -> Callable[..., Result]:
         """The function, to be called with the same arguments.
 
         Args:
             function: a function, not a bound method: a copy of the object whose methods it is to
                 run passes itself.
+            device: where the networks are, a CPU or CUDA. On CUDA, compiled functions are CUDA
+                graphs.
+
+        Raises:
+            ValueError: another kind of device.
         """
-        return _Prepared(self, function)
+        return _Prepared(self, function, torch.device(device).type)
+
+
+def _refuse_unknown(name: str, word: str, choices: Collection[str]) -> None:
+    if word not in choices:
+        raise ValueError(f"{name} is {word!r}; the choices are {', '.join(choices)}.")
 
 
 class _Prepared:
     """A function and how it runs."""
 
-    def __init__(self, execution: Execution, function: Callable):
+    def __init__(self, execution: Execution, function: Callable, device_type: str):
+        _refuse_unknown("device", device_type, MODES)
         self.execution = execution
         self.function = function
-        self.device_type = torch.device(execution.device).type
+        self.device_type = device_type
         self.run = function
         if execution.compile != "off":
+            # Every planner of a process counts, and beyond the limit torch runs what is written
+            config = torch._dynamo.config
+            config.recompile_limit = max(config.recompile_limit, 64)
             mode = MODES[self.device_type][execution.compile]
             options = torch._inductor.list_mode_options(mode) | {"fallback_random": True}
             self.run = torch.compile(function, dynamic=False, options=options)
@@ -92,4 +98,8 @@ class _Prepared:
         return result
 
     def __reduce__(self):
-        return _Prepared, (self.execution, self.function)  # compiled anew where it is unpickled
+        return _Prepared, (
+            self.execution,
+            self.function,
+            self.device_type,
+        )  # compiled anew where it is unpickled

@@ -82,7 +82,8 @@ class TDMPC2Planner(MPCPlannerBase):
         max_std: upper limit of the same, and its value before the first iteration.
         temperature: of the elites' softmax weights; higher is greedier.
         mpc: False acts with the policy prior alone: a sample when exploring, else its mode.
-        execution: how a planning call runs: compiled or not, and in which precision.
+        execution: how planning runs: compiled or not, and in which precision. Encoding, and acting
+            with ``mpc=False``, run as written, in float32.
         previous_mean_key: where the mean is carried.
         nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
@@ -141,8 +142,9 @@ class TDMPC2Planner(MPCPlannerBase):
         self.temperature = temperature
         self.mpc = mpc
         self.execution = execution
-        self._policy_trajectories = execution.prepare(TDMPC2Planner.policy_trajectories)
-        self._refine = execution.prepare(TDMPC2Planner.refine)
+        device = next(q_ensemble.parameters()).device
+        self._policy_trajectories = execution.prepare(TDMPC2Planner.policy_trajectories, device)
+        self._refine = execution.prepare(TDMPC2Planner.refine, device)
         self._refuse_bad_arguments()
         self.in_keys = [env.observation_key, previous_mean_key]
         self.out_keys = [

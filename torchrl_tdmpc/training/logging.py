@@ -91,9 +91,10 @@ class RunLog:
         check_backend(backend)
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
-        if not resume and _has_rows(output_dir / "train.csv"):
+        checkpoints = list(output_dir.glob("checkpoints/checkpoint-*"))
+        if not resume and (checkpoints or _has_rows(output_dir / "train.csv")):
             raise FileExistsError(
-                f"output_dir {str(output_dir)!r} already holds a run (train.csv): "
+                f"output_dir {str(output_dir)!r} already holds a run: "
                 "choose another directory, move that run away, or continue it with resume=auto"
             )
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -183,7 +183,10 @@ def resume_run(path: str | Path, components: Mapping[str, Any], replay_log: Repl
     path = Path(path)
     replay_log.verify([Segment(*segment) for segment in read_metadata(path)["segments"]])
     everything = {**components, "replay": replay_log, "random": GlobalRNGState()}
+    log = everything.pop("log", None)
     load_checkpoint(path, everything)
+    if log is not None:  # last: it cuts the rows off that came after the checkpoint
+        load_checkpoint(path, {"log": log})
     for other in path.parent.glob("checkpoint-*.torchrl"):
         if other.name > path.name:
             other.unlink()

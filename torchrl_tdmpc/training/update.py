@@ -95,8 +95,9 @@ class TDMPC2Update:
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
         )
-        self._model_losses = execution.prepare(_model_losses)
-        self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss)
+        device = next(loss.q_ensemble.parameters()).device
+        self._model_losses = execution.prepare(_model_losses, device)
+        self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss, device)
         self.target_updates = [_soft_update(loss, tau)]
         self.metric_names = [
             *loss.out_keys,
