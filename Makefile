@@ -16,7 +16,7 @@ train: $(STAMP) ## Train on the default task; ARGS="env.task=walker-stand seed=2
 	$(BIN)/python examples/tdmpc2_multigamma.py $(ARGS)
 
 test: $(STAMP) ## Run the tests and the examples in the docstrings; ARGS="-k planner" selects some.
-	$(BIN)/python -m pytest --doctest-modules test torchrl_tdmpc $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc $(ARGS)
 
 lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
