@@ -11,7 +11,8 @@ WANDB = ["wandb>=0.19"]
 VIDEO = ["imageio-ffmpeg>=0.6"]  # brings an ffmpeg of its own
 EXAMPLES = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 LINT = ["ruff>=0.12"]
-TEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100", *EXAMPLES, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
+PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
+TEST = [*PYTEST, *EXAMPLES, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
 
 setup(
     name="torchrl_tdmpc",
