@@ -98,8 +98,5 @@ class _Prepared:
         return result
 
     def __reduce__(self):
-        return _Prepared, (
-            self.execution,
-            self.function,
-            self.device_type,
-        )  # compiled anew where it is unpickled
+        # Compiled anew where it is unpickled
+        return _Prepared, (self.execution, self.function, self.device_type)

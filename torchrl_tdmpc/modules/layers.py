@@ -101,8 +101,8 @@ class SimNorm(nn.Module):
     """Simplicial normalisation: a softmax over each group of features (arXiv 2204.00616).
 
     Of L features, every (L / dim)-th makes a group. The published code groups ``dim`` neighbours;
-    the order of a latent's features has no meaning, and a softmax over a strided dimension is many
-    times faster. :func:`published_order` translates.
+    the order of a latent's features has no meaning, and a softmax over a strided dimension is
+    several times faster. :func:`published_order` translates.
 
     Args:
         dim: number of features in a group, the dimension of each simplex.
