@@ -60,10 +60,12 @@ def _exp(x: Tensor) -> Tensor:
     x = x.clamp(-20, 20)
     if not (torch.compiler.is_compiling() and x.device.type == "cpu"):
         return x.exp_()
-    # e^x = (e^(x / 16))^16, and x / 16 is so small where mish bends that eight terms are enough
+    # e^x = (e^(x / 16))^16, and x / 16 is so small where mish bends that eight terms are enough,
+    # and five where bfloat16 comes next
+    degree = 4 if torch.is_autocast_enabled("cpu") else 7
     x = x / 16
-    power = 1 / math.factorial(7)
-    for k in range(6, -1, -1):
+    power = 1 / math.factorial(degree)
+    for k in range(degree - 1, -1, -1):
         power = power * x + 1 / math.factorial(k)
     return power.pow(16)
 
@@ -181,7 +183,7 @@ class Linear(nn.Linear):
         Their leading dimensions broadcast: a latent that many actions share is multiplied once.
         """
         first, *rest = self.weight.split([x.shape[-1] for x in inputs], -1)
-        y = F.linear(inputs[0], first, self.bias)
+        y = F.linear(inputs[0], first) + self.bias  # apart, or a bias is rounded to bfloat16
         for x, weight in zip(inputs[1:], rest):
             y = y + F.linear(x, weight)
         return y

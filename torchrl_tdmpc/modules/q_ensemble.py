@@ -161,7 +161,7 @@ def _empty_layer(num_q: int, fan_in: int, fan_out: int, normed: bool) -> TensorD
 def _linear(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:
     """``[Q, n, fan_out]`` from ``[Q, n, fan_in]``, or from ``[n, fan_in]`` for all of them."""
     weight, bias = weights[layer, "weight"], weights[layer, "bias"]
-    return torch.baddbmm(bias.unsqueeze(1), x.expand(len(weight), *x.shape[-2:]), weight.mT)
+    return torch.bmm(x.expand(len(weight), *x.shape[-2:]), weight.mT) + bias.unsqueeze(1)
 
 
 def _norm_mish(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:

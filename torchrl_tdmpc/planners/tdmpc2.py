@@ -362,11 +362,19 @@ class TDMPC2Planner(MPCPlannerBase):
         Returns:
             ``[E, N, 1]``.
         """
-        z = latent  # shared by the trajectories until they part
+        first, *later = actions.unbind(1)
+        latents = [self.world_model.next(latent, first)]  # z_1 .. z_H
+        for a in later:
+            latents.append(self.world_model.next(latents[-1], a))
+
+        # r_0 from the latent that all trajectories share, the other rewards in one call
+        rewards = [self.world_model.reward(latent, first)]
+        if later:
+            z = torch.stack(latents[:-1], 1)
+            rewards += self.world_model.reward(z, actions[:, 1:]).unbind(1)
+
         value, discount, alive = 0.0, 1.0, 1.0
-        for a in actions.unbind(1):
-            reward = self.world_model.reward(z, a)
-            z = self.world_model.next(z, a)
+        for reward, z in zip(rewards, latents, strict=True):
             value = value + discount * alive * reward
             discount = discount * self.discount
             if self.world_model.episodic:
