@@ -76,7 +76,7 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
                 if interrupt.requested:
                     break
                 metrics = update(replay.sample()).set("nan_values", counters.nan_values)
-                run.skipped_updates.add(metrics["skipped_updates"])
+                run.skipped_updates.add(bool(metrics["skipped_updates"]))
                 log.update(metrics)
                 counters.updates += 1
 
