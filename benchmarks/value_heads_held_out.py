@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("torchrl").setLevel(logging.WARNING)
     path, settings = read_arguments(arguments)
     config, task, name = read_config(path, settings)
+    if not config.multi_gamma.enabled:
+        raise SystemExit(f"error: multi_gamma.enabled is false in {path}; it must be true.")
     agent = make_agent(config, task)
     components = {
         "loss": agent.update.loss,

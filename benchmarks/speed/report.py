@@ -147,12 +147,24 @@ def replay(records: Records) -> str:
 
 
 def loop(records: Records) -> str:
-    """Decisions a second."""
+    """Decisions a second, and the time of one beside that of the peer's plan and update alone."""
     settings = records.distinct("setting", what="loop")
-    row = [spread(records.rounds("loop", what="loop", setting=s).values()) for s in settings]
     if not settings:  # size 1 is not measured
         return ""
-    rows = [["decisions a second", *row]]
+    plan, update = (
+        records.rounds(name, what="compute", who="peer", size=1) for name in ("plan 1", "update")
+    )
+    speed = [records.rounds("loop", what="loop", setting=setting) for setting in settings]
+    rows = [
+        ["decisions a second", *(spread(by_round.values()) for by_round in speed)],
+        [
+            f"a decision's time over that of {PEER}'s plan and update alone",
+            *(
+                spread(1e3 / rate / (plan[n] + update[n]) for n, rate in by_round.items())
+                for by_round in speed
+            ),
+        ],
+    ]
     return f"## The whole loop: cartpole-swingup, size 1\n\n{table(['', *settings], rows)}\n"
 
 
