@@ -25,6 +25,8 @@ from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.training import check_video, evaluate, load_checkpoint, load_published
 
+NOT_PUBLISHED = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
+
 
 def main(arguments: list[str]) -> None:
     """Evaluate, print every episode, and say where the video is."""
@@ -84,9 +86,15 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
     for hydras_own in ("defaults", "hydra"):
         config.pop(hydras_own)
     if is_published(path):
-        name = path.stem
         if OmegaConf.select(settings, "env.task") is None:
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
+        for name in settings.get("model", {}):
+            if name not in NOT_PUBLISHED:
+                raise ValueError(
+                    f"model.{name} is given, but {path} decides it; of the model, "
+                    f"{', '.join(NOT_PUBLISHED)} may be given."
+                )
+        name = path.stem
     else:
         record = load_checkpoint(checkpoints(path), {})
         if "config" not in record:
@@ -106,7 +114,7 @@ def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
         agent = make_agent(config, task)
         load_checkpoint(checkpoints(path), {"loss": agent.update.loss}, map_location=config.device)
         return agent.planner
-    model = {name: config.model[name] for name in ("simnorm_dim", "vmin", "vmax", "dropout")}
+    model = {name: config.model[name] for name in NOT_PUBLISHED}
     published = load_published(path, discount=config.loss.discount, **model, device=config.device)
     if published[1:] != (task.observation_shape, task.action_dim):
         raise ValueError(

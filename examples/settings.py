@@ -170,8 +170,10 @@ def check_types(config: DictConfig) -> None:
     Raises:
         ValueError: the first such setting.
     """
-    devices = ["auto", "cpu", "cuda"][: 2 + torch.cuda.is_available()]
-    if str(config.device).partition(":")[0] not in devices:
+    devices = ["auto", "cpu"]
+    if torch.cuda.is_available():
+        devices += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if str(config.device) not in devices:
         raise ValueError(f"device is {config.device!r}; this machine has {', '.join(devices)}.")
     defaults = dict(leaves(OmegaConf.to_container(OmegaConf.load(DEFAULTS))))
     for key, value in leaves(OmegaConf.to_container(config, resolve=True)):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchrl_tdmpc.data.durable import publish
 from torchrl_tdmpc.modules import (
     ModelSize,
     PixelEncoder,
@@ -100,7 +101,7 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
     the support of the distributions.
 
     Args:
-        path: the file to write.
+        path: the file to write, in full or not at all.
         loss: holds the networks and target Q-functions; the networks must be the published ones
             (:func:`~torchrl_tdmpc.make_networks`), of any size.
 
@@ -125,7 +126,12 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
         entries[f"{group}.__device"] = None
     # What could not be read again is not written
     _Checkpoint("the loss", entries).restore({"simnorm_dim": 1}, {}, "cpu", discount=loss.discount)
-    torch.save({"model": entries}, path)
+    staged = Path(path).with_name(f".{Path(path).name}.new")
+    try:
+        torch.save({"model": entries}, staged)
+        publish(staged, Path(path))
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def published_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
