@@ -149,10 +149,11 @@ def replay(records: Records) -> str:
 def loop(records: Records) -> str:
     """Decisions a second, and the time of one beside that of the peer's plan and update alone."""
     settings = records.distinct("setting", what="loop")
-    if not settings:  # size 1 is not measured
+    if not settings:  # the size it has is not measured
         return ""
+    (size,) = records.distinct("size", what="loop")
     plan, update = (
-        records.rounds(name, what="compute", who="peer", size=1) for name in ("plan 1", "update")
+        records.rounds(name, what="compute", who="peer", size=size) for name in ("plan 1", "update")
     )
     speed = [records.rounds("loop", what="loop", setting=setting) for setting in settings]
     rows = [
@@ -165,7 +166,7 @@ def loop(records: Records) -> str:
             ),
         ],
     ]
-    return f"## The whole loop: cartpole-swingup, size 1\n\n{table(['', *settings], rows)}\n"
+    return f"## The whole loop: cartpole-swingup, size {size}\n\n{table(['', *settings], rows)}\n"
 
 
 def memory(records: Records) -> str:
