@@ -47,7 +47,7 @@ class _Mish(torch.autograd.Function):
         exp = _exp(x)
         n = (exp + 2).mul_(exp)
         slope = (exp + 1).mul_(exp).mul_(4).mul_(x.clamp(min=-20))
-        d = n + 2
+        d = exp.copy_(n).add_(2)
         return slope.div_(d).add_(n).div_(d).mul_(grad)
 
 

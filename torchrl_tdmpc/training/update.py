@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -129,6 +128,9 @@ class TDMPC2Update:
             it was the model's, nothing was changed and the policy's metrics are NaN; if it was the
             policy's, only the policy's step was left out.
         """
+        for optimizer in (self.model_optimizer, self.actor_optimizer):
+            optimizer.zero_grad()  # frees the gradients before memory is needed for activations
+
         # World model and Q-functions, and auxiliary heads on the same rollout
         metrics = self._model_losses(self.loss, self.multi_gamma_loss, batch, **model_draws or {})
         rollout = metrics.pop("rollout")
@@ -159,7 +161,6 @@ class TDMPC2Update:
         Returns:
             Their norm before clipping, and whether it and the sum are finite.
         """
-        optimizer.zero_grad()
         total = sum(value for name, value in losses.items() if name.startswith("loss_"))
         total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -182,7 +183,8 @@ def _model_losses(
 
 def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:
     """The update of a loss's targets, which keep the weights they have."""
-    weights = copy.deepcopy(loss.state_dict())
+    state = loss.state_dict()
+    targets = {name: w.clone() for name, w in state.items() if name.startswith("target_")}
     update = SoftUpdate(loss, tau=tau)  # copies the online weights to the targets
-    loss.load_state_dict(weights)
+    loss.load_state_dict(targets, strict=False)
     return update
