@@ -29,10 +29,11 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MPCPlannerBase
 
 from torchrl_tdmpc.planners import PlanDraws
+from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
 from torchrl_tdmpc.training import TDMPC2Update
 
+ENVS = CPU_ENVS + 2  # planned for in two groups
 RANDOM, DETERMINISTIC = ExplorationType.RANDOM, ExplorationType.DETERMINISTIC
-ENVS = 4
 
 
 def close(actual, expected, tolerance=1e-5):

@@ -17,6 +17,8 @@ from torchrl_tdmpc.planners.latent_env import LatentEnv
 
 __all__ = ["Plan", "PlanDraws", "TDMPC2Planner"]
 
+CPU_ENVS = 4  # planned for together on a CPU: the activations of more leave its caches
+
 
 class PlanDraws(NamedTuple):
     """Every random number of one planning call.
@@ -31,6 +33,17 @@ class PlanDraws(NamedTuple):
     q_pair: Tensor  #: [I, 2], the two Q-functions that value an iteration's trajectories
     elite: Tensor  #: [E, K], exponential with rate 1: picks the elite that is followed
     action: Tensor  #: [E, A], standard normal: exploration
+
+    def of(self, envs: slice) -> PlanDraws:
+        """The draws of some of the environments."""
+        return PlanDraws(
+            policy_trajectories=self.policy_trajectories[envs],
+            samples=self.samples[:, envs],
+            terminal_policy=self.terminal_policy[:, envs],
+            q_pair=self.q_pair,
+            elite=self.elite[envs],
+            action=self.action[envs],
+        )
 
 
 class Plan(NamedTuple):
@@ -56,9 +69,8 @@ class TDMPC2Planner(MPCPlannerBase):
 
     As a TensorDict module it reads the observation and the previous plan's mean, and writes the
     action, this plan's mean and how many trajectory values were NaN, for any batch of environments:
-    all of them are planned for together, each with its own warm start. The mean is policy state:
-    append
-    :meth:`make_tensordict_primer` to the environment, or let
+    all of them are planned for together (on a CPU in groups of four), each with its own warm start.
+    The mean is policy state: append :meth:`make_tensordict_primer` to the environment, or let
     ``Collector(auto_register_policy_transforms=True)`` do it, so that it is carried from step to
     step and zeroed where an environment resets.
 
@@ -263,6 +275,13 @@ class TDMPC2Planner(MPCPlannerBase):
             explore: whether the action is perturbed.
         """
         draws = self.draw(latent) if draws is None else draws
+        if latent.device.type == "cpu" and len(latent) > CPU_ENVS:
+            groups = (slice(i, i + CPU_ENVS) for i in range(0, len(latent), CPU_ENVS))
+            plans = (
+                self.plan(latent[envs], previous_mean[envs], draws.of(envs), explore=explore)
+                for envs in groups
+            )
+            return Plan(*map(torch.cat, zip(*plans)))
         z = latent.unsqueeze(1)
         policy_actions = self._policy_trajectories(self, z, draws.policy_trajectories)
 
