@@ -29,6 +29,7 @@ from torchrl_tdmpc.modules import (
     mish,
     mlp,
     model_size,
+    norm_mish,
     published_order,
     symexp,
     symlog,
@@ -72,6 +73,46 @@ def test_mish_value_and_gradient(dtype):
     mish(ours).sum().backward()
     F.mish(theirs).sum().backward()
     close(ours.grad, theirs.grad, **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weights"), [((5, 8), (8,)), ((3, 5, 8), (8,)), ((3, 5, 8), (3, 1, 8))]
+)
+def test_norm_mish_value_and_gradients(shape, weights):
+    shapes = (shape, weights, weights)
+    inputs = [torch.randn(s, dtype=torch.float64).mul_(3).requires_grad_() for s in shapes]
+    x, scale, shift = inputs
+    ours, expected = norm_mish(*inputs), F.mish(F.layer_norm(x, (8,)) * scale + shift)
+    close(ours, expected)
+    weight = torch.randn_like(ours)
+    gradients = [torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, expected)]
+    close(*gradients)
+
+
+def test_norm_mish_keeps_its_input_alone():
+    kept = []
+    x, scale = torch.randn(7, 6, requires_grad=True), torch.ones(6, requires_grad=True)
+    hooks = lambda t: kept.append(t.data_ptr()), lambda t: t
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        norm_mish(x, scale, scale)
+    assert set(kept) == {x.data_ptr(), scale.data_ptr()}
+
+
+def test_layers_follow_a_vmap_over_weights():
+    stack = [mlp(4, [6], 3) for _ in range(3)]
+    for network in stack:
+        scramble(network.parameters())
+    params, _ = torch.func.stack_module_state(stack)
+    x = torch.randn(7, 4)
+
+    def loss(params):
+        return torch.func.functional_call(stack[0], params, x).square().sum()
+
+    gradients = torch.func.vmap(torch.func.grad(loss))(params)
+    for index, network in enumerate(stack):
+        network(x).square().sum().backward()
+        for name, weight in network.named_parameters():
+            close(gradients[name][index], weight.grad)
 
 
 def test_normed_linear_is_linear_then_norm_then_activation():

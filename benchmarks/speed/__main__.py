@@ -26,6 +26,7 @@ PYTHONS = {"ours": sys.executable, "peer": str(ROOT / ".venv-nightly/bin/python"
 SIZES = [1, 5, 19, 48, 317]
 SETTINGS = [f"{c}-{p}" for c in ("off", "default", "max") for p in ("float32", "bfloat16")]
 ENVS, TRANSITIONS, LOOP_SIZE = [1, 4, 16], [10_000, 1_000_000], 1
+MEMORY_PROCESSES = 5  # what the allocator makes of the same calls differs by tens of MiB
 FLAGS = ["avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"]
 
 
@@ -54,8 +55,9 @@ def one_round(sizes: list[int], settings: list[str], repeats: int) -> Iterator[J
             yield Job("compute", "ours", size, setting, ("--envs", *ENVS, *calls))
         for setting in settings:
             yield Job("heads", "ours", size, setting, ("--repeats", 3 * repeats))
-        yield Job("memory", "peer", size, options=("--envs", 1))
-        for num_envs in ENVS:
+        for who in MEMORY_PROCESSES * ("peer", "ours"):
+            yield Job("memory", who, size, options=("--envs", 1))
+        for num_envs in ENVS[1:]:
             yield Job("memory", "ours", size, options=("--envs", num_envs))
     for transitions in TRANSITIONS:
         episodes = max(1, repeats // 5)

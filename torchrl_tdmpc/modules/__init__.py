@@ -8,6 +8,7 @@ from torchrl_tdmpc.modules.layers import (
     SimNorm,
     mish,
     mlp,
+    norm_mish,
     published_order,
 )
 from torchrl_tdmpc.modules.networks import MODEL_SIZES, ModelSize, make_networks, model_size
@@ -39,6 +40,7 @@ __all__ = [
     "mish",
     "mlp",
     "model_size",
+    "norm_mish",
     "published_order",
     "symexp",
     "symlog",

@@ -18,15 +18,13 @@ __all__ = [
     "at_least_float32",
     "mish",
     "mlp",
+    "norm_mish",
     "published_order",
 ]
 
 
 class _Mish(torch.autograd.Function):
-    """Mish and its derivative, each in a few passes over memory.
-
-    With n = e^x (e^x + 2), tanh(softplus(x)) is n / (n + 2), which is 1 in float32 from x = 20 on.
-    """
+    """Mish and its derivative, each in a few passes over memory."""
 
     generate_vmap_rule = True
 
@@ -36,19 +34,64 @@ class _Mish(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        exp = _exp(x)
-        n = (exp + 2).mul_(exp)
-        return exp.copy_(n).div_(n.add_(2)).mul_(x.clamp(min=-20))
+        return _mish_(x.clone())
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        # mish'(x) = n / (n + 2) + x 4 e^x (e^x + 1) / (n + 2)^2
-        exp = _exp(x)
-        n = (exp + 2).mul_(exp)
-        slope = (exp + 1).mul_(exp).mul_(4).mul_(x.clamp(min=-20))
-        d = exp.copy_(n).add_(2)
-        return slope.div_(d).add_(n).div_(d).mul_(grad)
+        return _mish_slope_(x.clone()).mul_(grad)
+
+
+class _NormMish(torch.autograd.Function):
+    """``mish(scale * layer_norm(x) + shift)``, of which ``x`` alone is kept for the derivative.
+
+    What lies between is as large as ``x`` and computed again: in the update of a Q ensemble that
+    costs little time, and saves a third of the memory of its activations.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return _mish_(F.layer_norm(x, x.shape[-1:]).mul_(scale).add_(shift))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, scale, shift = ctx.saved_tensors
+        features = x.shape[-1:]
+        normed, mean, rstd = torch.native_layer_norm(x, features, None, None, 1e-5)
+        grad = _mish_slope_(torch.addcmul(shift, normed, scale)).mul_(grad)
+        grad_scale = normed.mul_(grad).sum_to_size(scale.shape)
+        grad_shift = grad.sum_to_size(shift.shape)
+        grad_x, _, _ = torch.ops.aten.native_layer_norm_backward(
+            grad.mul_(scale), x, features, mean, rstd, None, None, [True, False, False]
+        )
+        return grad_x, grad_scale, grad_shift
+
+
+# With n = e^x (e^x + 2), tanh(softplus(x)) is n / (n + 2), which is 1 in float32 from x = 20 on;
+# below x = -20 mish is taken as mish(-20), which is -4e-8
+
+
+def _mish_(x: Tensor) -> Tensor:
+    """Mish in the place of ``x``: x n / (n + 2)."""
+    exp = _exp(x)
+    n = (exp + 2).mul_(exp)
+    d = exp.copy_(n).add_(2)
+    return x.clamp_min_(-20).mul_(n.div_(d))
+
+
+def _mish_slope_(x: Tensor) -> Tensor:
+    """The derivative of mish, n / (n + 2) + 4 x (e^x + e^2x) / (n + 2)^2; overwrites ``x``."""
+    exp = _exp(x)
+    n = (exp + 2).mul_(exp)
+    slope = exp.sub_(n).mul_(-4).mul_(x.clamp_min_(-20))  # e^x - n = -(e^x + e^2x)
+    d = x.copy_(n).add_(2)
+    return slope.div_(d).add_(n).div_(d)
 
 
 def _exp(x: Tensor) -> Tensor:
@@ -87,6 +130,26 @@ def mish(x: Tensor) -> Tensor:
         True
     """
     return _Mish.apply(at_least_float32(x)).to(x.dtype)
+
+
+def norm_mish(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Mish of a layer norm over the last dimension, in float32.
+
+    Args:
+        x: ``[..., D]``.
+        scale: factor on the normalised features, of a shape that broadcasts to that of ``x``.
+        shift: added to them, likewise.
+
+    Returns:
+        The same shape as ``x``.
+
+    Examples:
+        >>> x, scale, shift = torch.randn(3, 5, 8), torch.rand(3, 1, 8), torch.rand(3, 1, 8)
+        >>> expected = F.mish(F.layer_norm(x, (8,)) * scale + shift)
+        >>> torch.allclose(norm_mish(x, scale, shift), expected, atol=1e-6)
+        True
+    """
+    return _NormMish.apply(at_least_float32(x), scale, shift)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -183,7 +246,8 @@ class Linear(nn.Linear):
         Their leading dimensions broadcast: a latent that many actions share is multiplied once.
         """
         first, *rest = self.weight.split([x.shape[-1] for x in inputs], -1)
-        y = F.linear(inputs[0], first) + self.bias  # apart, or a bias is rounded to bfloat16
+        # Apart from the product, or a bias is rounded to bfloat16
+        y = at_least_float32(F.linear(inputs[0], first)).add_(self.bias)
         for x, weight in zip(inputs[1:], rest):
             y = y + F.linear(x, weight)
         return y
@@ -216,6 +280,8 @@ class NormedLinear(Linear):
         x = super().forward(*inputs)
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
+        if self.activation is mish:  # in one step, which keeps less for the backward pass
+            return norm_mish(x, self.ln.weight, self.ln.bias)
         return self.activation(self.ln(x))
 
 

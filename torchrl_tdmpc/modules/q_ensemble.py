@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictParams
 from torch import Tensor, nn
 
-from torchrl_tdmpc.modules.layers import mish
+from torchrl_tdmpc.modules.layers import at_least_float32, norm_mish
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
 __all__ = ["QEnsemble"]
@@ -135,7 +135,7 @@ class QEnsemble(TensorDictModuleBase):
         features = torch.cat([latent, action], -1)
         # [n, fan_in] -> [Q, n, fan_out], the same input for every Q-function
         x = _linear(weights, "0", features.view(-1, features.shape[-1]))
-        x = _norm_mish(weights, "0", F.dropout(x, self.dropout, dropout))
+        x = _norm_mish(weights, "0", F.dropout(x, self.dropout, dropout, inplace=True))
         x = _norm_mish(weights, "1", _linear(weights, "1", x))
         x = _linear(weights, "2", x)
         return x.view(len(x), *features.shape[:-1], -1)
@@ -161,11 +161,11 @@ def _empty_layer(num_q: int, fan_in: int, fan_out: int, normed: bool) -> TensorD
 def _linear(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:
     """``[Q, n, fan_out]`` from ``[Q, n, fan_in]``, or from ``[n, fan_in]`` for all of them."""
     weight, bias = weights[layer, "weight"], weights[layer, "bias"]
-    return torch.bmm(x.expand(len(weight), *x.shape[-2:]), weight.mT) + bias.unsqueeze(1)
+    product = torch.bmm(x.expand(len(weight), *x.shape[-2:]), weight.mT)
+    return at_least_float32(product).add_(bias.unsqueeze(1))
 
 
 def _norm_mish(weights: dict[NestedKey, Tensor], layer: str, x: Tensor) -> Tensor:
-    """Layer norm with each Q-function's own scale and shift, then mish."""
-    x = F.layer_norm(x, x.shape[-1:])
+    """Layer norm with each Q-function's own scale and shift, then mish: ``[Q, n, fan_out]``."""
     scale, shift = weights[layer, "ln", "weight"], weights[layer, "ln", "bias"]
-    return mish(torch.addcmul(shift.unsqueeze(1), x, scale.unsqueeze(1)))
+    return norm_mish(x, scale.unsqueeze(1), shift.unsqueeze(1))
