@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny import seeded, tiny_batch, tiny_loss
 
 from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
-from torchrl_tdmpc.modules import MODEL_SIZES, Execution, mish
+from torchrl_tdmpc.modules import MODEL_SIZES, Execution, NormedLinear, mish
 from torchrl_tdmpc.training import TDMPC2Update
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -29,6 +29,18 @@ def test_unknown_words_are_refused(setting, choices):
 def test_other_devices_are_refused():
     with pytest.raises(ValueError, match="device is 'mps'; the choices are cpu, cuda"):
         Execution().prepare(mish, "mps")
+
+
+def test_compiled_with_the_long_search_is_what_is_written():
+    """``default`` is held to the published numbers in test_parity."""
+    layer = seeded(NormedLinear, 16, 32)
+    run = Execution("max").prepare(NormedLinear.forward, "cpu")
+    x = seeded(torch.randn, 64, 16).requires_grad_()
+    results = []
+    for value in (run(layer, x), layer(x)):
+        gradients = torch.autograd.grad(value.square().sum(), [x, *layer.parameters()])
+        results.append([value, *gradients])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
