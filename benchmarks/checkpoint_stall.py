@@ -16,9 +16,10 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_tdmpc import TDMPC2Loss, make_networks
-from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
+from torchrl_tdmpc.checkpoints import ReplayLog, resume_run, save_run
+from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.modules import MODEL_SIZES
-from torchrl_tdmpc.training import TDMPC2Update, resume_run, save_run
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 OBSERVATION, ACTION, LENGTH = 24, 6, 500
 

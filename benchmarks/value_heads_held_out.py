@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from evaluate import checkpoints, read_arguments, read_config
 from parts import Agent, make_agent
 
-from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
+from torchrl_tdmpc.checkpoints import ReplayLog, load_checkpoint
+from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, make_env
-from torchrl_tdmpc.training import load_checkpoint
 
 EPISODES = 10
 BATCHES = 20

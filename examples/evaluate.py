@@ -21,9 +21,11 @@ from tdmpc2_multigamma import EVALUATION_SEED
 from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 
+from torchrl_tdmpc.checkpoints import load_checkpoint, load_published
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
-from torchrl_tdmpc.training import check_video, evaluate, load_checkpoint, load_published
+from torchrl_tdmpc.recording import check_video
+from torchrl_tdmpc.trainers import evaluate
 
 NOT_PUBLISHED = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 

@@ -23,7 +23,8 @@ from torchrl_tdmpc import (
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, make_env
 from torchrl_tdmpc.modules import Execution, ModelSize, model_size
-from torchrl_tdmpc.training import RunLog, TDMPC2Update
+from torchrl_tdmpc.recording import RunLog
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 
 class Agent(NamedTuple):

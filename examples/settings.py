@@ -9,15 +9,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
-from torchrl_tdmpc.training import (
-    check_backend,
-    check_video,
-    discount_heuristic,
-    find_checkpoint,
-    read_metadata,
-    seed_decisions,
-)
+from torchrl_tdmpc.recording import check_backend, check_video
+from torchrl_tdmpc.trainers import discount_heuristic, seed_decisions
 
 LEAST = {
     "seed": 0,

@@ -19,22 +19,17 @@ from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from tqdm import tqdm, trange
 
-from torchrl_tdmpc.data import EpisodeReplay, ReplayError, ReplayLog
+from torchrl_tdmpc.checkpoints import CollectorState, ReplayLog, resume_run, save_run
+from torchrl_tdmpc.data import EpisodeReplay, ReplayError
 from torchrl_tdmpc.envs import Task, has_lost_processes
-from torchrl_tdmpc.training import (
-    CollectorState,
-    Counters,
-    GracefulInterrupt,
+from torchrl_tdmpc.recording import (
     RunLog,
-    SkippedUpdates,
     append_snapshot,
-    evaluate,
     plot_returns,
-    resume_run,
-    save_run,
     take_snapshot,
     write_config,
 )
+from torchrl_tdmpc.trainers import Counters, GracefulInterrupt, SkippedUpdates, evaluate
 
 EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
 

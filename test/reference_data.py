@@ -15,9 +15,10 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc.checkpoints import published_weights
+from torchrl_tdmpc.checkpoints.official import reorder_latent
 from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, published_order
-from torchrl_tdmpc.training import TDMPC2Update, published_weights
-from torchrl_tdmpc.training.published import reorder_latent
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 FOLDER = Path(os.environ.get("TORCHRL_TDMPC_REFERENCE", Path(__file__).parent / "reference"))
 

@@ -13,7 +13,7 @@ from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
 
-from torchrl_tdmpc.training.checkpoint import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Run:

@@ -11,8 +11,8 @@ import test_example
 from test_example import EXAMPLES, TINY, configure, run, without_times
 from test_video import frames
 
-from torchrl_tdmpc.training import evaluate as library_evaluate
-from torchrl_tdmpc.training import save_checkpoint, save_published
+from torchrl_tdmpc.checkpoints import save_checkpoint, save_published
+from torchrl_tdmpc.trainers import evaluate as library_evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 example = test_example.example

@@ -14,8 +14,9 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
+from torchrl_tdmpc.checkpoints import load_checkpoint
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.training import TDMPC2Update, load_checkpoint
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = [

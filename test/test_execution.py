@@ -9,7 +9,7 @@ from tiny import seeded, tiny_batch, tiny_loss
 
 from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
 from torchrl_tdmpc.modules import MODEL_SIZES, Execution, NormedLinear, mish
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 

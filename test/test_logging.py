@@ -16,9 +16,10 @@ import yaml
 from matplotlib.image import imread
 from tensordict import TensorDict
 
-from torchrl_tdmpc.training import logging as run_logging
-from torchrl_tdmpc.training.logging import RunLog, write_config
-from torchrl_tdmpc.training.plotting import plot_returns
+from torchrl_tdmpc.recording import provenance
+from torchrl_tdmpc.recording.plots import plot_returns
+from torchrl_tdmpc.recording.provenance import write_config
+from torchrl_tdmpc.recording.rows import RunLog
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -160,7 +161,7 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
     # In a process of its own, as a run is: wandb's service writes until its process ends
     code = (
         "import sys, torch; from tensordict import TensorDict;"
-        "from torchrl_tdmpc.training.logging import RunLog;"
+        "from torchrl_tdmpc.recording.rows import RunLog;"
         "log = RunLog(sys.argv[1], metrics=['loss_value'], backend='wandb');"
         "log.update(TensorDict(loss_value=torch.tensor(0.25)));"
         "log.episodes(step=4, decisions=2, returns=[1.5], lengths=[2]);"
@@ -177,7 +178,7 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
 
 def test_importing_the_modules_loads_nothing_optional():
     code = (
-        "import sys, torchrl_tdmpc.training.logging, torchrl_tdmpc.training.checkpoint;"
+        "import sys, torchrl_tdmpc.recording.rows, torchrl_tdmpc.checkpoints.checkpoint;"
         "print({'hydra', 'wandb', 'yaml', 'matplotlib'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -193,9 +194,9 @@ def git(folder: Path, *arguments: str) -> str:
 def test_config_names_versions_and_commit(tmp_path, monkeypatch):
     package = tmp_path / "checkout" / "package"
     package.mkdir(parents=True)
-    (package / "logging.py").write_text("a = 1\n")
-    monkeypatch.setattr(run_logging, "__file__", str(package / "logging.py"))
-    monkeypatch.setattr(run_logging, "PACKAGES", ("torch", "no-such-package"))
+    (package / "provenance.py").write_text("a = 1\n")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
     config = {"env": {"task": "walker-stand"}, "optim": {"lr": 3e-4, "eps": 1e-5}, "seed": 1}
 
     def commit() -> str | None:
@@ -211,7 +212,7 @@ def test_config_names_versions_and_commit(tmp_path, monkeypatch):
     git(package, "add", ".")
     git(package, "commit", "--quiet", "--message", "first")
     assert commit() == git(package, "rev-parse", "HEAD")
-    (package / "logging.py").write_text("a = 2\n")
+    (package / "provenance.py").write_text("a = 2\n")
     assert commit() == git(package, "rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert commit() is None  # no git

@@ -14,7 +14,8 @@ from test_example import configure, run, without_times
 from tiny import scramble
 from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc.training import load_checkpoint, save_checkpoint, take_snapshot
+from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.recording import take_snapshot
 
 example = test_example.example
 DISCOUNTS = [0.95, 0.97, 0.995]  # A2 in the short episodes of these runs

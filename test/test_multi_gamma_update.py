@@ -11,7 +11,7 @@ from tiny import scramble, seeded, tiny_batch, tiny_draws, tiny_loss, tiny_plann
 from tiny_heads import GAMMAS, doubled, tiny_heads_loss
 
 from torchrl_tdmpc import AuxiliaryValueHeads, MultiGammaValueLoss
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 BOOTSTRAPS = ("primary", "self")
 PARTS = ("encoder", "dynamics", "reward_head", "termination_head")

@@ -7,10 +7,10 @@ import torch
 from reference_data import references
 
 from torchrl_tdmpc import RunningPercentileScale
+from torchrl_tdmpc.checkpoints import published_weights
+from torchrl_tdmpc.checkpoints.official import reorder_latent
 from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
-from torchrl_tdmpc.training import published_weights
-from torchrl_tdmpc.training.published import reorder_latent
 
 REFERENCES = references()
 

@@ -30,7 +30,7 @@ from torchrl.modules import MPCPlannerBase
 
 from torchrl_tdmpc.planners import PlanDraws
 from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 ENVS = CPU_ENVS + 2  # planned for in two groups
 RANDOM, DETERMINISTIC = ExplorationType.RANDOM, ExplorationType.DETERMINISTIC

@@ -11,13 +11,9 @@ from reference_data import FOLDER
 from tiny import tiny_loss, tiny_networks
 
 from torchrl_tdmpc import SymlogTwoHot, TDMPC2Loss, make_networks
+from torchrl_tdmpc.checkpoints import load_published, published_weights, save_published
 from torchrl_tdmpc.modules import ModelSize, published_order
-from torchrl_tdmpc.training import (
-    TDMPC2Update,
-    load_published,
-    published_weights,
-    save_published,
-)
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 CHECKPOINTS = FOLDER / "checkpoints"
 FORMATS = ("newer_format", "older_format")

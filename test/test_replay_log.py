@@ -9,7 +9,8 @@ from test_replay_properties import stacks_of
 from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc.data import EpisodeReplay, ReplayLog
+from torchrl_tdmpc.checkpoints import ReplayLog
+from torchrl_tdmpc.data import EpisodeReplay
 
 
 def make(capacity=17, **kwargs):

@@ -16,7 +16,7 @@ from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 example = test_example.example  # the fixture
 

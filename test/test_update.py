@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from tiny import scramble, seeded, tiny_batch, tiny_draws, tiny_loss, total
 
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 SETTINGS = {"lr": 0.01, "encoder_lr_scale": 0.3, "grad_clip_norm": 0.5, "tau": 0.2}
 

@@ -16,7 +16,8 @@ from torchrl.envs import SerialEnv, TransformedEnv
 from torchrl.testing.mocking_classes import CountingEnv
 
 from torchrl_tdmpc.envs import choose_renderer, load_task, make_env, render
-from torchrl_tdmpc.training import FirstEpisodeRecorder, check_video, evaluate
+from torchrl_tdmpc.recording import FirstEpisodeRecorder, check_video
+from torchrl_tdmpc.trainers import evaluate
 
 
 def frames(path):

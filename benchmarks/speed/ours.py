@@ -20,7 +20,7 @@ from torchrl_tdmpc import (
     make_networks,
 )
 from torchrl_tdmpc.modules import MODEL_SIZES, Execution
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.trainers import TDMPC2Update
 
 
 def make(size: int, setting: str) -> Contender:

@@ -22,7 +22,7 @@ class TDMPC2Loss(FunctionalLoss):
     An update is :meth:`model_loss`, a step of the model's optimiser, :meth:`actor_loss` on the
     rollout that ``model_loss`` returned, a step of the policy's optimiser, and a
     :class:`~torchrl.objectives.SoftUpdate` of the target Q-functions; see
-    :class:`torchrl_tdmpc.training.TDMPC2Update`.
+    :class:`torchrl_tdmpc.trainers.TDMPC2Update`.
 
     Every ``loss_*`` is multiplied by its coefficient; the raw value stands beside it without that
     prefix. Sums over the horizon are weighted by ``rho ** t`` and divided by its length, the

@@ -1,15 +1,11 @@
-"""What a run writes: two CSV files, TorchRL's logger and its configuration."""
+"""What a run writes: two CSV files, and the same rows to TorchRL's logger."""
 
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import importlib.util
 import math
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +16,11 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.record.loggers import get_logger
 
-__all__ = ["RunLog", "check_backend", "write_config"]
+from torchrl_tdmpc.recording.memory import peak_memory_mib
+
+__all__ = ["RunLog", "check_backend"]
 
 BACKENDS = ("csv", "tensorboard", "wandb")
-PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
 FILES = ("train.csv", "eval.csv", "multi_gamma.jsonl")  # that grow while a run goes on
 COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
 TRAIN_COLUMNS = ("step", "decisions", "episode", "return", "length")
@@ -164,7 +161,7 @@ class RunLog:
         shared = {"step": step, "decisions": decisions, **self._take_averages()}
         shared |= {
             "ms_per_step": self._take_ms_per_step(step),
-            "peak_memory_mib": _peak_memory_mib(self.device),
+            "peak_memory_mib": peak_memory_mib(self.device),
             "seconds": time.perf_counter() - self._start,
         }
         rows = []
@@ -334,61 +331,3 @@ def check_backend(backend: str) -> None:
             f"logger.backend={backend} needs the package {backend}: "
             f"pip install 'torchrl_tdmpc[{backend}]'"
         )
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: PyTorch's on CUDA, otherwise the process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if importlib.util.find_spec("resource") is None:  # Windows
-        return float("nan")
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB on Linux
-
-
-def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
-    """Write ``config.yaml``: the resolved configuration, ``versions`` and ``commit``.
-
-    Args:
-        output_dir: An existing directory.
-        config: Plain nested dictionaries, lists and scalars.
-
-    Returns:
-        The path of the file. Its ``versions`` names Python and the installed packages that shape a
-        result; its ``commit`` is the git commit that this package runs from, ending in ``-dirty``
-        when tracked files differ from it, and null when the package is not in a git checkout.
-    """
-    import yaml
-
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        if (version := _version(package)) is not None:
-            versions[package] = version
-    path = Path(output_dir) / "config.yaml"
-    record = {**config, "versions": versions, "commit": _git_commit(Path(__file__).parent)}
-    path.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return path
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit(folder: Path) -> str | None:
-    """The commit that ``folder`` belongs to, with ``-dirty``; None when git does not track it."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if not git("ls-files", "."):  # an environment that lies inside somebody else's repository
-            return None
-        return git("rev-parse", "HEAD") + ("-dirty" if git("diff", "HEAD", "--name-only") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

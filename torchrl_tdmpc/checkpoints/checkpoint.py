@@ -19,7 +19,7 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
-from torchrl_tdmpc.data.durable import publish
+from torchrl_tdmpc.checkpoints.durable import publish
 
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_metadata", "save_checkpoint"]
 

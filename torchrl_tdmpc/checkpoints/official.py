@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchrl_tdmpc.data.durable import publish
+from torchrl_tdmpc.checkpoints.durable import publish
 from torchrl_tdmpc.modules import (
     ModelSize,
     PixelEncoder,
@@ -62,7 +62,7 @@ def load_published(
     Args:
         path: a ``.pt`` file.
         discount: discount factor the agent was trained with; see
-            :func:`~torchrl_tdmpc.training.discount_heuristic`.
+            :func:`~torchrl_tdmpc.trainers.discount_heuristic`.
         simnorm_dim: dimension of each simplex of the latent.
         vmin: lowest bin of the reward and return distributions, in symlog space.
         vmax: highest bin.

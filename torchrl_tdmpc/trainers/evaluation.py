@@ -12,7 +12,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_tdmpc.envs import Task, make_env, render
-from torchrl_tdmpc.training.video import FirstEpisodeRecorder
+from torchrl_tdmpc.recording.video import FirstEpisodeRecorder
 
 __all__ = ["evaluate"]
 
@@ -41,7 +41,7 @@ def evaluate(
         on_decision: called after every decision (of all environments together); an exception it
             raises ends the evaluation.
         video: where to write an mp4 of the first episode; see
-            :class:`~torchrl_tdmpc.training.FirstEpisodeRecorder`. The episodes are the same without
+            :class:`~torchrl_tdmpc.trainers.FirstEpisodeRecorder`. The episodes are the same without
             it.
 
     Returns:

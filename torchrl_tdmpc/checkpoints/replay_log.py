@@ -10,7 +10,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc.data.durable import checksum, publish
+from torchrl_tdmpc.checkpoints.durable import checksum, publish
 from torchrl_tdmpc.data.replay import EpisodeReplay
 
 __all__ = ["ReplayLog", "Segment"]

@@ -1,0 +1,34 @@
+"""What is saved: durable files, runs to go on with, and the official formats."""
+
+from torchrl_tdmpc.checkpoints.checkpoint import (
+    load_checkpoint,
+    newest_checkpoint,
+    read_metadata,
+    save_checkpoint,
+)
+from torchrl_tdmpc.checkpoints.collector import CollectorState
+from torchrl_tdmpc.checkpoints.official import (
+    PublishedAgent,
+    load_published,
+    published_weights,
+    save_published,
+)
+from torchrl_tdmpc.checkpoints.replay_log import ReplayLog, Segment
+from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
+
+__all__ = [
+    "CollectorState",
+    "PublishedAgent",
+    "ReplayLog",
+    "Segment",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_published",
+    "newest_checkpoint",
+    "published_weights",
+    "read_metadata",
+    "resume_run",
+    "save_checkpoint",
+    "save_published",
+    "save_run",
+]

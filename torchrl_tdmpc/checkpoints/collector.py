@@ -1,0 +1,65 @@
+"""A collector in the middle of its episodes, saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torchrl.collectors import Collector
+
+from torchrl_tdmpc.envs import env_state, set_env_state
+
+__all__ = ["CollectorState"]
+
+
+class CollectorState:
+    """A collector and the environments that it is in the middle of, for a checkpoint.
+
+    On top of what TorchRL's collector saves of itself (its counters and its transforms) these are
+    the environments' states and the data it carries from step to step: observations, the planner's
+    warm start, returns and lengths so far, trajectory numbers.
+
+    Args:
+        collector: of environments that :func:`torchrl_tdmpc.envs.env_state` understands, or not.
+
+    Attributes:
+        failed: set it when a step failed, and the environments are not saved any more.
+        restarted: whether the environments of the state that was loaded had not been saved. They
+            begin new episodes, from seeds of their own; the open ones do not go on.
+    """
+
+    def __init__(self, collector: Collector):
+        self.collector = collector
+        self.failed = self.restarted = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state; without environments if they cannot tell theirs."""
+        state = dict(self.collector.state_dict())
+        state.pop("policy_state_dict", None)  # saved with the losses
+        environments = None if self.failed else env_state(self.collector.env)
+        if environments is not None:
+            carried = self.collector._carrier.cpu().to_dict()
+            state |= {"environments": environments, "carried": carried}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put a new collector where the saved one was, as far as its environments can be put."""
+        collector = self.collector
+        collector.load_state_dict(state, strict=False)
+        self.restarted = "environments" not in state
+        if self.restarted:
+            # Not the run's seeds again: they give the episodes that it began with
+            seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
+            collector.env.set_seed(int(seeds.generate_state(1)[0]))
+            collector._carrier.update(collector.env.reset())
+        else:
+            carrier = collector._carrier
+            carrier.update(TensorDict(state["carried"], carrier.batch_size).to(_device(carrier)))
+            set_env_state(collector.env, state["environments"])
+
+
+def _device(carrier: TensorDict) -> torch.device:
+    return next(iter(carrier.values(True, True))).device

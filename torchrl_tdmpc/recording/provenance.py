@@ -1,0 +1,60 @@
+"""Where a result comes from: configuration, versions and commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["write_config"]
+
+PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
+
+
+def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
+    """Write ``config.yaml``: the resolved configuration, ``versions`` and ``commit``.
+
+    Args:
+        output_dir: An existing directory.
+        config: Plain nested dictionaries, lists and scalars.
+
+    Returns:
+        The path of the file. Its ``versions`` names Python and the installed packages that shape a
+        result; its ``commit`` is the git commit that this package runs from, ending in ``-dirty``
+        when tracked files differ from it, and null when the package is not in a git checkout.
+    """
+    import yaml
+
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        if (version := _version(package)) is not None:
+            versions[package] = version
+    path = Path(output_dir) / "config.yaml"
+    record = {**config, "versions": versions, "commit": _git_commit(Path(__file__).parent)}
+    path.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit that ``folder`` belongs to, with ``-dirty``; None when git does not track it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "."):  # an environment that lies inside somebody else's repository
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("diff", "HEAD", "--name-only") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
