@@ -35,7 +35,7 @@ $(STAMP): setup.py constraints.txt
 	@echo 'Installing the pinned packages into .venv: once, a few minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,examples,test,lint]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,cli,test,lint]'
 	@touch $@
 
 $(NIGHTLY): benchmarks/requirements-nightly.txt

@@ -9,10 +9,10 @@ GYM = ["gymnasium>=1.0,<2", MUJOCO, "imageio>=2.31"]
 TENSORBOARD = ["tensorboard>=2.15"]
 WANDB = ["wandb>=0.19"]
 VIDEO = ["imageio-ffmpeg>=0.6"]  # brings an ffmpeg of its own
-EXAMPLES = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
+CLI = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 LINT = ["ruff>=0.12"]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
-TEST = [*PYTEST, *EXAMPLES, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
+TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
 
 setup(
     name="torchrl_tdmpc",
@@ -29,13 +29,13 @@ setup(
     extras_require={
         "dmc": DMC,
         "gym": GYM,
-        "examples": EXAMPLES,
+        "cli": CLI,
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
         "video": VIDEO,
         "lint": LINT,
         "test": TEST,
-        "docs": ["pytest>=8.0", *EXAMPLES, *GYM],  # runs every block of code in the documentation
+        "docs": ["pytest>=8.0", *CLI, *GYM],  # runs every block of code in the documentation
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -16,20 +16,20 @@ import time
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples/tdmpc2_multigamma.py"
-INTERVAL, DECISIONS, LENGTH, SEED_DECISIONS, EVALUATION = 40, 600, 20, 40, 200
+INTERVAL, STEPS, LENGTH, SEED_STEPS, EVALUATION = 40, 600, 20, 40, 200
 SETTINGS = [
     "device=cpu",
     "env.task=cartpole-swingup",
     f"env.episode_length={LENGTH}",
-    f"train.seed_decisions={SEED_DECISIONS}",
-    f"train.decisions={DECISIONS}",
+    f"train.seed_steps={SEED_STEPS}",
+    f"train.steps={STEPS}",
     "train.batch_size=16",
     "model.enc_dim=16",
     "model.mlp_dim=16",
     "model.latent_dim=16",
     "planner.num_samples=16",
     "planner.num_elites=4",
-    "planner.num_policy_trajs=2",
+    "planner.num_pi_trajs=2",
     "planner.iterations=2",
     "replay.capacity=500",
     f"eval.interval={EVALUATION}",
@@ -54,7 +54,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def newest(output_dir: Path) -> int:
-    """Decisions at the newest checkpoint; -1 if there is none."""
+    """Agent steps at the newest checkpoint; -1 if there is none."""
     names = [path.stem for path in (output_dir / "checkpoints").glob("checkpoint-*.torchrl")]
     return max((int(name.partition("-")[2]) for name in names), default=-1)
 
@@ -62,7 +62,7 @@ def newest(output_dir: Path) -> int:
 def kill_at_random(output_dir: Path, generator: random.Random) -> tuple[float, int, int]:
     """Kill a run while it starts, or within seconds of its first new row.
 
-    Returns the seconds it lived, the decisions made, as far as rows tell, and those saved.
+    Returns the seconds it lived, the agent steps made, as far as rows tell, and those saved.
     """
     begin = time.monotonic()
     before = len(rows(output_dir / "train.csv"))
@@ -73,11 +73,11 @@ def kill_at_random(output_dir: Path, generator: random.Random) -> tuple[float, i
     time.sleep(generator.uniform(0, 6))
     process.kill()
     process.wait()
-    made = [int(row["decisions"]) for row in rows(output_dir / "train.csv")]
+    made = [int(row["agent_steps"]) for row in rows(output_dir / "train.csv")]
     return time.monotonic() - begin, max(made, default=0), newest(output_dir)
 
 
-def faults(output_dir: Path, whole: Path) -> list[str]:
+def failures(output_dir: Path, whole: Path) -> list[str]:
     """What is wrong with a finished run."""
     found = []
     times = ("ms_per_step", "peak_memory_mib", "seconds")
@@ -89,11 +89,11 @@ def faults(output_dir: Path, whole: Path) -> list[str]:
         if ours != theirs:
             found.append(f"{name} differs from that of a run that was not stopped")
     episodes = [int(row["episode"]) for row in rows(output_dir / "train.csv")]
-    if episodes != [*range(1, DECISIONS // LENGTH + 1)]:
+    if episodes != [*range(1, STEPS // LENGTH + 1)]:
         found.append(f"train.csv has the episodes {episodes}")
-    evaluated = [int(row["decisions"]) for row in rows(output_dir / "eval.csv")]
-    if evaluated != [*range(EVALUATION, DECISIONS + 1, EVALUATION)]:
-        found.append(f"eval.csv has the decisions {evaluated}")
+    evaluated = [int(row["agent_steps"]) for row in rows(output_dir / "eval.csv")]
+    if evaluated != [*range(EVALUATION, STEPS + 1, EVALUATION)]:
+        found.append(f"eval.csv has the agent steps {evaluated}")
     return found
 
 
@@ -107,18 +107,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output_dir, whole = Path(folder, "killed"), Path(folder, "whole")
         found = []
-        print(f"{'life':>4} {'seconds':>8} {'decisions':>10} {'saved':>6} {'lost':>5}", flush=True)
+        print(
+            f"{'life':>4} {'seconds':>8} {'agent_steps':>10} {'saved':>6} {'lost':>5}", flush=True
+        )
         for life in range(1, arguments.kills + 1):
             seconds, made, saved = kill_at_random(output_dir, generator)
             lost = max(0, made - max(saved, 0))
             print(f"{life:>4} {seconds:>8.1f} {made:>10} {saved:>6} {lost:>5}", flush=True)
             if lost > INTERVAL:
-                found.append(f"life {life} lost {lost} decisions")
+                found.append(f"life {life} lost {lost} agent steps")
         codes = [start(path).wait() for path in (output_dir, whole)]
         if any(codes):
             found.append(f"exit codes {codes}: {Path(folder, 'output.txt').read_text()[-2000:]}")
-        found += faults(output_dir, whole)
-        print(f"ended with {newest(output_dir)} of {DECISIONS} decisions")
+        found += failures(output_dir, whole)
+        print(f"ended with {newest(output_dir)} of {STEPS} agent steps")
     print("\n".join(found) or "Nothing was lost, doubled or changed.")
     raise SystemExit(bool(found))
 

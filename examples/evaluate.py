@@ -1,7 +1,7 @@
 """Evaluate a trained agent: ``python examples/evaluate.py checkpoint=PATH eval.episodes=10``.
 
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
-``.pt`` file of the published implementation, which needs ``env.task=...`` too. ``video=true``
+``.pt`` file of the official implementation, which needs ``env.task=...`` too. ``video=true``
 writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
 ``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own.
 """
@@ -21,13 +21,13 @@ from tdmpc2_multigamma import EVALUATION_SEED
 from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 
-from torchrl_tdmpc.checkpoints import load_checkpoint, load_published
+from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import check_video
 from torchrl_tdmpc.trainers import evaluate
 
-NOT_PUBLISHED = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
+NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
 
 def main(arguments: list[str]) -> None:
@@ -42,14 +42,14 @@ def main(arguments: list[str]) -> None:
         if config.eval.video:
             check_video(task)
             video = Path(config.output_dir, f"{name}.mp4")
-        with tqdm(total=task.episode_length, unit=" decisions", leave=False) as progress:
+        with tqdm(total=task.episode_length, unit=" agent steps", leave=False) as progress:
             returns, lengths = evaluate(
                 planner,
                 task,
                 episodes=config.eval.episodes,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
-                on_decision=progress.update,
+                on_step=progress.update,
                 video=video,
             )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
@@ -87,14 +87,14 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
     config = OmegaConf.load(DEFAULTS)
     for hydras_own in ("defaults", "hydra"):
         config.pop(hydras_own)
-    if is_published(path):
+    if is_official(path):
         if OmegaConf.select(settings, "env.task") is None:
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
         for name in settings.get("model", {}):
-            if name not in NOT_PUBLISHED:
+            if name not in NOT_OFFICIAL:
                 raise ValueError(
                     f"model.{name} is given, but {path} decides it; of the model, "
-                    f"{', '.join(NOT_PUBLISHED)} may be given."
+                    f"{', '.join(NOT_OFFICIAL)} may be given."
                 )
         name = path.stem
     else:
@@ -102,7 +102,7 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
         if "config" not in record:
             raise ValueError(f"{path} carries no configuration; it must be of a training run.")
         config.merge_with(record["config"])
-        name = f"decisions-{record['decisions']}"
+        name = f"agent steps-{record['agent_steps']}"
     folder = path if path.is_dir() else path.parent
     here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
     here["eval"] = {"video": False}
@@ -112,12 +112,12 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
 
 def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
     """The planner of the agent that was saved."""
-    if not is_published(path):
+    if not is_official(path):
         agent = make_agent(config, task)
         load_checkpoint(checkpoints(path), {"loss": agent.update.loss}, map_location=config.device)
         return agent.planner
-    model = {name: config.model[name] for name in NOT_PUBLISHED}
-    published = load_published(path, discount=config.loss.discount, **model, device=config.device)
+    model = {name: config.model[name] for name in NOT_OFFICIAL}
+    published = load_official(path, discount=config.loss.discount, **model, device=config.device)
     if published[1:] != (task.observation_shape, task.action_dim):
         raise ValueError(
             f"{path} observes {list(published.observation_shape)} and acts with "
@@ -127,8 +127,8 @@ def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
     return make_agent(config, task, published.loss).planner
 
 
-def is_published(path: Path) -> bool:
-    """Whether a path is that of a published checkpoint, by its ending."""
+def is_official(path: Path) -> bool:
+    """Whether a path is that of an official checkpoint, by its ending."""
     return path.suffix == ".pt"
 
 

@@ -41,7 +41,7 @@ def make_agent(config: DictConfig, task: Task, loss: TDMPC2Loss | None = None) -
     loss = make_loss(config, task) if loss is None else loss
     world_model = loss.world_model
     multi_gamma_loss = make_multi_gamma_loss(config, world_model.latent_dim, world_model.two_hot)
-    optimisation = ("lr", "encoder_lr_scale", "grad_clip_norm", "tau")
+    optimisation = ("lr", "enc_lr_scale", "grad_clip_norm", "tau")
     settings = {name: config.train[name] for name in optimisation}
     execution = Execution(config.compile, config.precision)
     update = TDMPC2Update(loss, multi_gamma_loss, execution=execution, **settings)
@@ -102,14 +102,14 @@ def make_multi_gamma_loss(
 
 
 def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> Collector:
-    """What acts in the environments, a decision in each at a time."""
+    """What acts in the environments, an agent step in each at a time."""
     settings = {"seed": config.seed, "device": config.device, "workers": config.env.workers}
     env = make_env(task, num_envs=config.env.num_envs, **settings)
     return Collector(
         TransformedEnv(env, Compose(RewardSum(), StepCounter())),
         planner,
         frames_per_batch=config.env.num_envs,
-        init_random_frames=config.train.seed_decisions,
+        init_random_frames=config.train.seed_steps,
         auto_register_policy_transforms=True,
     )
 

@@ -12,12 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
 from torchrl_tdmpc.recording import check_backend, check_video
-from torchrl_tdmpc.trainers import discount_heuristic, seed_decisions
+from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
 
 LEAST = {
     "seed": 0,
     "env.num_envs": 1,
-    "train.decisions": 1,
+    "train.steps": 1,
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
@@ -26,7 +26,7 @@ LEAST = {
 }
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "threads", "train.decisions", "train.max_skipped_updates"),
+    *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
     *("logger.backend", "logger.project"),
 )
@@ -45,7 +45,7 @@ KINDS = {
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
     ),
-    "train.seed_decisions": (
+    "train.seed_steps": (
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
     ),
@@ -97,7 +97,7 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     automatic = {
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "train.seed_decisions": seed_decisions(task.episode_length, config.env.num_envs),
+        "train.seed_steps": seed_steps(task.episode_length, config.env.num_envs),
         "env.episodic": task.backend != "dmcontrol",
         "loss.discount": discount_heuristic(task.episode_length, largest_discount),
         "loss.rho": rho,
@@ -118,19 +118,19 @@ def check_training(settled: DictConfig, task: Task) -> None:
     if settled.planner.horizon > task.episode_length:
         raise ValueError(
             f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "
-            f"{task.name}, {task.episode_length} decisions."
+            f"{task.name}, {task.episode_length} agent steps."
         )
     needed = settled.env.num_envs * task.episode_length
-    if settled.train.seed_decisions < needed:
+    if settled.train.seed_steps < needed:
         raise ValueError(
-            f"train.seed_decisions is {settled.train.seed_decisions}; it must be auto or at least "
-            f"{needed} (an episode of {task.episode_length} decisions in each of "
+            f"train.seed_steps is {settled.train.seed_steps}; it must be auto or at least "
+            f"{needed} (an episode of {task.episode_length} agent steps in each of "
             f"{settled.env.num_envs} environments): only finished episodes are learned from."
         )
-    if settled.train.decisions < settled.train.seed_decisions:
+    if settled.train.steps < settled.train.seed_steps:
         raise ValueError(
-            f"train.decisions is {settled.train.decisions}; it must be at least "
-            f"train.seed_decisions = {settled.train.seed_decisions}, after which learning begins."
+            f"train.steps is {settled.train.steps}; it must be at least "
+            f"train.seed_steps = {settled.train.seed_steps}, after which learning begins."
         )
 
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
 
 def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
-    """Collect one decision per environment, learn once for each; evaluate and save now and then."""
+    """Collect an agent step per environment, learn once for each; evaluate and save."""
     planner, replay, update = agent
     config = OmegaConf.merge(config, {"planner": {"iterations": planner.iterations}})
     collector = make_collector(config, task, planner)
@@ -55,17 +55,17 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
         log,
         GracefulInterrupt() as interrupt,
         tqdm(
-            total=config.train.decisions,
-            initial=counters.decisions,
-            unit=" decisions",
+            total=config.train.steps,
+            initial=counters.agent_steps,
+            unit=" agent steps",
             dynamic_ncols=True,
         ) as progress,
     ):
         data = iter(collector)
         while True:
-            # As many updates as decisions; those of the seed phase are made up for at its end
-            in_seed_phase = counters.decisions < config.train.seed_decisions
-            num_updates = 0 if in_seed_phase else counters.decisions - counters.updates
+            # As many updates as agent steps; those of the random warm-up are made up for at its end
+            in_seed_phase = counters.agent_steps < config.train.seed_steps
+            num_updates = 0 if in_seed_phase else counters.agent_steps - counters.updates
             is_pretraining = num_updates > config.env.num_envs
             for _ in trange(num_updates, desc="pretraining", disable=not is_pretraining):
                 if interrupt.requested:
@@ -75,12 +75,12 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
                 log.update(metrics)
                 counters.updates += 1
 
-            is_last = counters.decisions >= config.train.decisions
+            is_last = counters.agent_steps >= config.train.steps
             if not interrupt.requested and is_evaluation_due(config, counters, is_last):
                 log_evaluation(log, config, task, agent, counters, interrupt)
             if is_last or interrupt.requested:
                 break
-            if is_due(config.checkpoint.interval, counters.saved, counters.decisions):
+            if is_due(config.checkpoint.interval, counters.saved, counters.agent_steps):
                 save(config, agent, run)
 
             try:
@@ -88,13 +88,13 @@ def train(config: DictConfig, task: Task, agent: Agent, log: RunLog) -> None:
             except Exception as error:
                 end_after_crash(config, agent, run, error)
             replay.extend(step)
-            counters.decisions += step.numel()
+            counters.agent_steps += step.numel()
             counters.nan_values = step["nan_values"].float().mean()
             progress.update(step.numel())
-            log_episodes(log, progress, step, counters.decisions, task)
+            log_episodes(log, progress, step, counters.agent_steps, task)
         is_saved = save(config, agent, run)
     collector.shutdown()
-    report(config, task, replay, counters.decisions)
+    report(config, task, replay, counters.agent_steps)
     if not is_saved:
         raise SystemExit("error: the run ended without its last checkpoint.")
 
@@ -106,19 +106,21 @@ def is_due(interval: int, before: int, now: int) -> bool:
 
 def is_evaluation_due(config: DictConfig, counters: Counters, is_last: bool) -> bool:
     """Whether to evaluate now: at each interval and at the end, once."""
-    evaluated, decisions = counters.evaluated, counters.decisions
-    due = is_due(config.eval.interval, evaluated, decisions) or (is_last and evaluated < decisions)
+    evaluated, agent_steps = counters.evaluated, counters.agent_steps
+    due = is_due(config.eval.interval, evaluated, agent_steps) or (
+        is_last and evaluated < agent_steps
+    )
     return due and config.eval.episodes > 0
 
 
 def log_episodes(
-    log: RunLog, progress: tqdm, data: TensorDictBase, decisions: int, task: Task
+    log: RunLog, progress: tqdm, data: TensorDictBase, agent_steps: int, task: Task
 ) -> None:
     """Write a row for each episode that ended, and show the last one."""
     ended = data["next"][data["next", "done"].squeeze(-1)]
     rows = log.episodes(
-        step=decisions * task.action_repeat,
-        decisions=decisions,
+        step=agent_steps * task.action_repeat,
+        agent_steps=agent_steps,
         returns=ended["episode_reward"].flatten().tolist(),
         lengths=ended["step_count"].flatten().tolist(),
     )
@@ -136,11 +138,11 @@ def log_evaluation(
     interrupt: GracefulInterrupt,
 ) -> None:
     """Evaluate and write a row, unless the run is asked to end meanwhile."""
-    decisions = counters.decisions
-    step, seed = decisions * task.action_repeat, config.seed + EVALUATION_SEED
+    agent_steps = counters.agent_steps
+    step, seed = agent_steps * task.action_repeat, config.seed + EVALUATION_SEED
     with log.pause(), tqdm(total=task.episode_length, desc="evaluation", leave=False) as progress:
 
-        def on_decision() -> None:
+        def on_step() -> None:
             interrupt.raise_if_requested()
             progress.update()
 
@@ -151,7 +153,7 @@ def log_evaluation(
                 episodes=config.eval.episodes,
                 seed=seed,
                 device=config.device,
-                on_decision=on_decision,
+                on_step=on_step,
                 video=f"{config.output_dir}/videos/{step:012d}.mp4" if config.eval.video else None,
             )
         except KeyboardInterrupt:
@@ -167,22 +169,22 @@ def log_evaluation(
                 num_examples=config.multi_gamma.log_num_examples if debug else None,
             )
             append_snapshot(config.output_dir, step, snapshot)
-    counters.evaluated = decisions
-    row = log.evaluation(step=step, decisions=decisions, returns=returns, lengths=lengths)
+    counters.evaluated = agent_steps
+    row = log.evaluation(step=step, agent_steps=agent_steps, returns=returns, lengths=lengths)
     tqdm.write(f"step {step}: evaluation return {row['reward']:.1f} +- {row['reward_std']:.1f}")
 
 
 def save(config: DictConfig, agent: Agent, run: Run) -> bool:
     """Write a checkpoint; if that fails, say so, and the run goes on with the earlier ones."""
-    run.counters.saved = run.counters.decisions
-    metadata = {"decisions": run.counters.decisions, "config": OmegaConf.to_container(config)}
+    run.counters.saved = run.counters.agent_steps
+    metadata = {"agent_steps": run.counters.agent_steps, "config": OmegaConf.to_container(config)}
     if agent.update.multi_gamma_loss is not None:
         metadata["multi_gamma"] = list(agent.update.multi_gamma_loss.gammas)
     try:
         with run.log.pause():
             save_run(
                 config.output_dir + "/checkpoints",
-                run.counters.decisions,
+                run.counters.agent_steps,
                 components(agent, run),
                 run.replay_log,
                 metadata=metadata,
@@ -200,9 +202,9 @@ def end_after_crash(config: DictConfig, agent: Agent, run: Run, error: Exception
         raise error
     run.collector.failed = True
     save(config, agent, run)
-    fault = str(error).partition(". ")[0]
+    failure = str(error).partition(". ")[0]
     raise SystemExit(
-        f"error: the processes of the environments ended ({fault}); resume={config.output_dir} "
+        f"error: the processes of the environments ended ({failure}); resume={config.output_dir} "
         "goes on with the run."
     ) from None
 
@@ -228,7 +230,7 @@ def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log:
     parameters = count_parameters(agent.update)
     print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
     if config.compile != "off":
-        print("compiling: the first updates and decisions take up to a few minutes")
+        print("compiling: the first updates and agent steps take up to a few minutes")
     write_config(config.output_dir, {**OmegaConf.to_container(config), "parameters": parameters})
     run = Run(
         Counters(),
@@ -245,19 +247,19 @@ def begin_or_resume(config: DictConfig, agent: Agent, collector: Collector, log:
     return run
 
 
-def report(config: DictConfig, task: Task, replay: EpisodeReplay, decisions: int) -> None:
+def report(config: DictConfig, task: Task, replay: EpisodeReplay, agent_steps: int) -> None:
     """Draw the returns and say what lies where."""
     title = f"{task.name}, {config.model.size}M parameters, seed {config.seed}"
     plot_returns(config.output_dir, title=title)
     print(
-        f"{decisions} decisions ({decisions * task.action_repeat} environment steps). "
+        f"{agent_steps} agent steps ({agent_steps * task.action_repeat} environment steps). "
         f"In {config.output_dir}: eval.csv, train.csv, returns.png, config.yaml, checkpoints/"
         + (", videos/" if config.eval.video else "")
     )
     if replay.num_short_episodes:
         print(
             f"{replay.num_short_episodes} episodes were shorter than planner.horizon "
-            f"({replay.horizon} decisions) and not learned from."
+            f"({replay.horizon} agent steps) and not learned from."
         )
 
 

@@ -15,9 +15,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
-from torchrl_tdmpc.checkpoints import published_weights
+from torchrl_tdmpc.checkpoints import official_weights
 from torchrl_tdmpc.checkpoints.official import reorder_latent
-from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, published_order
+from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, official_order
 from torchrl_tdmpc.trainers import TDMPC2Update
 
 FOLDER = Path(os.environ.get("TORCHRL_TDMPC_REFERENCE", Path(__file__).parent / "reference"))
@@ -40,7 +40,7 @@ class Reference:
     @property
     def order(self) -> Tensor:
         """Where each feature of our latent stands in the published one."""
-        return published_order(self.config["latent_dim"], self.config["simnorm_dim"])
+        return official_order(self.config["latent_dim"], self.config["simnorm_dim"])
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
@@ -80,7 +80,7 @@ class Reference:
         }
         published = reorder_latent(weights, self.order)
         with torch.no_grad():
-            for name, weight in published_weights(loss).items():
+            for name, weight in official_weights(loss).items():
                 weight.copy_(published[name])
         return loss
 
@@ -97,7 +97,7 @@ class Reference:
         return TDMPC2Update(
             self.make_loss(),
             lr=config["lr"],
-            encoder_lr_scale=config["enc_lr_scale"],
+            enc_lr_scale=config["enc_lr_scale"],
             grad_clip_norm=config["grad_clip_norm"],
             tau=config["tau"],
             execution=execution,
@@ -112,7 +112,7 @@ class Reference:
             LatentEnv(loss.world_model, config["action_dim"]),
             loss.policy_prior,
             loss.q_ensemble,
-            num_policy_trajs=config["num_pi_trajs"],
+            num_pi_trajs=config["num_pi_trajs"],
             execution=execution,
             **{name: config[name] for name in names},
         )

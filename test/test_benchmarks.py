@@ -66,7 +66,7 @@ def test_table_and_picture(tmp_path):
         "| update | 3.50 (3.00-4.00) |",
         "| size 5 | 1.04 (1.04-1.04) | 99 |",
         "| 10,000 transitions | 0.50 (0.50-0.50) | 7.00 (7.00-7.00) |",
-        "| decisions a second | 12.5 (12.5-12.5) |",
+        "| agent steps a second | 12.5 (12.5-12.5) |",
         "plan and update alone | 0.10 (0.10-0.10) |",  # 80 ms over 400 + 400
         "| size 5 | 500 (500-500) | 450 (450-450) |  |  |",
         "Parameters: torchrl-nightly 1,234, ours 1,234.",

@@ -66,10 +66,10 @@ def test_training_goes_on_as_if_never_stopped(tmp_path):
     source, resumed = Run(seed=0), Run(seed=1)
     source.update(10)
     source.update(11)
-    save_checkpoint(tmp_path, 2, source.components, metadata={"decisions": 2, "env": {"a": [1]}})
+    save_checkpoint(tmp_path, 2, source.components, metadata={"agent_steps": 2, "env": {"a": [1]}})
     resumed.update(12)
     metadata = load_checkpoint(tmp_path, resumed.components)
-    assert metadata == {"decisions": 2, "env": {"a": [1]}}
+    assert metadata == {"agent_steps": 2, "env": {"a": [1]}}
     assert same(source.weights(), resumed.weights())
     assert [group["lr"] for group in resumed.optimizer.param_groups] == [1e-2, 3e-4]
     before = source.weights()

@@ -17,7 +17,7 @@ for hydra in ("defaults", "hydra"):  # settings of Hydra itself
 
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-# env.task, train.seed_decisions=20: a section of the configuration, a dot and a key
+# env.task, train.seed_steps=20: a section of the configuration, a dot and a key
 SECTIONS = [key for key, value in CONFIG.items() if isinstance(value, dict)]
 SETTING = re.compile(rf"(?<![\w./-])({'|'.join(SECTIONS)})\.([a-z]\w*)(?!\w*\()")
 FILE_ENDINGS = {"csv", "jsonl", "md", "py", "yaml"}  # train.csv is a file, not a setting

@@ -207,7 +207,7 @@ def test_a_limit_that_does_not_fit(episode_length):
         load_task("dmcontrol", "cartpole-swingup", episode_length=episode_length)
     assert str(error.value) == (
         f"env.episode_length {episode_length} does not fit env.task 'cartpole-swingup'; "
-        "choose from 1 to 500 decisions."
+        "choose from 1 to 500 agent steps."
     )
 
 
@@ -215,7 +215,7 @@ def test_a_task_without_a_limit_needs_one():
     assert resolve_episode_length("endless", None, 30) == 30
     with pytest.raises(ValueError, match=r"env\.episode_length is None, but env\.task 'endless'"):
         resolve_episode_length("endless", None, None)
-    with pytest.raises(ValueError, match="choose at least 1 decisions"):
+    with pytest.raises(ValueError, match="choose at least 1 agent steps"):
         resolve_episode_length("endless", None, 0)
 
 

@@ -132,7 +132,7 @@ def test_without_a_package_of_the_task_the_extra_is_named(monkeypatch):
     ],
 )
 def test_what_is_automatic(example, overrides, discount, rho, episodic):
-    long = ("train.seed_decisions=auto", "train.decisions=10_000")
+    long = ("train.seed_steps=auto", "train.steps=10_000")
     config, task = example.settle(configure(*overrides, *long))
     assert (config.loss.discount, config.loss.rho) == (discount, rho)
     assert config.env.episodic is episodic
@@ -143,8 +143,8 @@ def test_what_is_automatic(example, overrides, discount, rho, episodic):
 
 
 def test_a_run_learns_terminations_and_reports_short_episodes(example, tmp_path, capsys):
-    # Random episodes of Hopper last 10 to 40 decisions and more, seldom so many
-    overrides = ("seed=4", "train.seed_decisions=50", "train.decisions=55", "planner.horizon=15")
+    # Random episodes of Hopper last 10 to 40 agent steps and more, seldom so many
+    overrides = ("seed=4", "train.seed_steps=50", "train.steps=55", "planner.horizon=15")
     agent, table, evaluations = run(example, tmp_path, *HOPPER, *overrides, "eval.episodes=1")
     lengths = [int(row["length"]) for row in table]
     assert max(lengths) < 40  # all of them terminated
@@ -152,7 +152,7 @@ def test_a_run_learns_terminations_and_reports_short_episodes(example, tmp_path,
     assert terminated.any() and not terminated.all()
     *_, bias = agent.update.loss.world_model.termination_head.parameters()
     assert bias != 0  # as it began
-    assert int(evaluations[-1]["step"]) == int(evaluations[-1]["decisions"]) == 55  # no repeat
+    assert int(evaluations[-1]["step"]) == int(evaluations[-1]["agent_steps"]) == 55  # no repeat
     short = sum(length < 15 for length in lengths)
     assert agent.replay.num_short_episodes == short > 0
     assert f"{short} episodes were shorter than planner.horizon (15 dec" in capsys.readouterr().out
@@ -160,15 +160,15 @@ def test_a_run_learns_terminations_and_reports_short_episodes(example, tmp_path,
 
 def test_a_termination_ends_a_run_that_is_not_episodic(example, tmp_path):
     with pytest.raises(ReplayError) as error:
-        run(example, tmp_path, *HOPPER, "train.seed_decisions=40", "env.episodic=false")
+        run(example, tmp_path, *HOPPER, "train.seed_steps=40", "env.episodic=false")
     message = str(error.value)
-    assert "at decision " in message and "in environment 0" in message
+    assert "at agent step " in message and "in environment 0" in message
     assert "env.episodic is false; set it to true" in message
 
 
 def test_a_run_without_terminations(example, tmp_path):
     pendulum = ("env.backend=gym", "env.task=Pendulum-v1", "env.episode_length=10")
-    _, table, evaluations = run(example, tmp_path, *pendulum, "train.decisions=30")
+    _, table, evaluations = run(example, tmp_path, *pendulum, "train.steps=30")
     assert [int(row["length"]) for row in table] == [10, 10, 10]
     assert all(-170 < float(row["return"]) < 0 for row in table)
     assert float(table[-1]["loss_termination"]) > 0

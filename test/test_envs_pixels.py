@@ -73,21 +73,21 @@ def test_gymnasium_is_rendered_too():
     env = make_env(task, seed=1)
     data = env.rollout(3)
     assert (data["next", "observation"][0, 0, :6] == data["observation"][0, 0, 3:]).all()
-    assert data["observation"].float().std() > 10  # a picture, not a blank
+    assert data["observation"].float().std() > 10  # a frame, not a blank
 
 
 class Painted(ContinuousActionVecMockEnv):
-    picture = np.zeros((128, 192, 3), np.uint8)
+    frame = np.zeros((128, 192, 3), np.uint8)
 
     def render(self):
-        return self.picture
+        return self.frame
 
 
 def test_larger_pictures_are_averaged_down():
-    picture = np.zeros((128, 192, 3), np.uint8)
-    picture[:2, :3, 0] = np.array([[10, 20, 30], [40, 50, 60]])
-    assert to_frame(picture)[:, 0, 0].tolist() == [35, 0, 0]
-    assert to_frame(picture).sum() == 35
+    frame = np.zeros((128, 192, 3), np.uint8)
+    frame[:2, :3, 0] = np.array([[10, 20, 30], [40, 50, 60]])
+    assert to_frame(frame)[:, 0, 0].tolist() == [35, 0, 0]
+    assert to_frame(frame).sum() == 35
     task = make_task(Painted, episode_length=5, pixels=True)
     assert task.make(0).reset()["observation"].shape == (9, 64, 64)
 
@@ -102,14 +102,14 @@ def test_what_cannot_be_rendered_is_one_sentence(monkeypatch):
     message = refused(ContinuousActionVecMockEnv)
     assert message.startswith("env.pixels is true, but env.task 'ContinuousActionVecMockEnv' can")
     assert "has no attribute 'render'" in message and "MUJOCO_GL" in message
-    monkeypatch.setattr(Painted, "picture", np.zeros((64, 64, 3)))
-    assert "no uint8 picture" in refused(Painted)
-    monkeypatch.setattr(Painted, "picture", None)
-    assert "no uint8 picture" in refused(Painted)
+    monkeypatch.setattr(Painted, "frame", np.zeros((64, 64, 3)))
+    assert "no uint8 frame" in refused(Painted)
+    monkeypatch.setattr(Painted, "frame", None)
+    assert "no uint8 frame" in refused(Painted)
 
 
 def test_a_run_learns_from_frames(example, tmp_path):
-    overrides = ("env.pixels=true", "replay.capacity=100", "train.decisions=22", "eval.episodes=1")
+    overrides = ("env.pixels=true", "replay.capacity=100", "train.steps=22", "eval.episodes=1")
     agent, table, evaluations = run(example, tmp_path, *overrides)
     assert agent.replay.frame_channels == 3
     batch = agent.replay.sample()

@@ -1,4 +1,4 @@
-"""The evaluation script as its users run it, on what a tiny run and published code leave behind."""
+"""The evaluation script as its users run it, on checkpoints of a tiny run and official ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import test_example
 from test_example import EXAMPLES, TINY, configure, run, without_times
 from test_video import frames
 
-from torchrl_tdmpc.checkpoints import save_checkpoint, save_published
+from torchrl_tdmpc.checkpoints import save_checkpoint, save_official
 from torchrl_tdmpc.trainers import evaluate as library_evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -81,7 +81,7 @@ def test_a_published_checkpoint_is_evaluated_and_filmed(script, watched, capsys,
     output_dir, agent, *_ = watched
     checkpoint = max((output_dir / "checkpoints").glob("*.torchrl"))
     own = printed(script, capsys, f"checkpoint={checkpoint}")
-    save_published(tmp_path / "agent.pt", agent.update.loss)
+    save_official(tmp_path / "agent.pt", agent.update.loss)
     settings = [setting for setting in TINY if not setting.startswith("model.")]
     published = printed(script, capsys, f"checkpoint={tmp_path}/agent.pt", "video=true", *settings)
     assert published[:4] == own[:4]
@@ -111,7 +111,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
     script, watched, arguments, words, monkeypatch
 ):
     output_dir, agent, *_ = watched
-    save_published(output_dir / "agent.pt", agent.update.loss)
+    save_official(output_dir / "agent.pt", agent.update.loss)
     save_checkpoint(output_dir / "bare", 1, {"loss": agent.update.loss})
     monkeypatch.chdir(output_dir)
     with pytest.raises(SystemExit) as error:

@@ -23,15 +23,15 @@ TINY = [
     "device=cpu",
     "env.task=cartpole-swingup",
     "env.episode_length=10",
-    "train.seed_decisions=20",
-    "train.decisions=40",
+    "train.seed_steps=20",
+    "train.steps=40",
     "train.batch_size=8",
     "model.enc_dim=16",
     "model.mlp_dim=16",
     "model.latent_dim=16",
     "planner.num_samples=16",
     "planner.num_elites=4",
-    "planner.num_policy_trajs=2",
+    "planner.num_pi_trajs=2",
     "planner.iterations=2",
     "eval.interval=15",
     "eval.episodes=2",
@@ -81,7 +81,7 @@ def finished(example, tmp_path_factory):
 def test_eval_csv_has_a_row_at_each_interval_and_at_the_end(finished):
     table = finished[3]
     assert list(table[0])[:3] == ["step", "reward", "seed"]
-    # every 15 decisions and at the end, in environment steps: two to a decision
+    # every 15 agent steps and at the end, in environment steps: two to an agent step
     assert [int(row["step"]) for row in table] == [30, 60, 80]
     assert all(row["seed"] == "1" and row["episodes"] == "2" for row in table)
 
@@ -98,7 +98,7 @@ def test_train_csv_has_every_metric_once_updates_begin(finished):
 
 def test_config_is_recorded_resolved(finished):
     config = yaml.safe_load((finished[0] / "config.yaml").read_text())
-    assert config["train"]["seed_decisions"] == 20
+    assert config["train"]["seed_steps"] == 20
     assert config["loss"]["discount"] == 0.95
     assert config["versions"]["torchrl"]
     assert "auto" not in (config["device"], config["planner"]["iterations"])
@@ -112,7 +112,7 @@ def test_checkpoint_restores_networks_targets_and_optimisers(example, finished):
         output_dir / "checkpoints",
         {"loss": other.update.loss, "model_optimizer": other.update.model_optimizer},
     )
-    assert metadata["decisions"] == 40
+    assert metadata["agent_steps"] == 40
     ours, theirs = other.update.loss.state_dict(), agent.update.loss.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -141,24 +141,24 @@ def test_seeds_make_runs(example, finished, tmp_path):
 
 def test_as_many_updates_as_decisions_with_several_environments(example, tmp_path, monkeypatch):
     updates_at = []
-    decisions = {"now": 0}
+    agent_steps = {"now": 0}
     extend, update = EpisodeReplay.extend, TDMPC2Update.__call__
 
     def counting_extend(self, data):
-        decisions["now"] += data.numel()
+        agent_steps["now"] += data.numel()
         return extend(self, data)
 
     def counting_update(self, *arguments):
-        updates_at.append(decisions["now"])
+        updates_at.append(agent_steps["now"])
         return update(self, *arguments)
 
     monkeypatch.setattr(EpisodeReplay, "extend", counting_extend)
     monkeypatch.setattr(TDMPC2Update, "__call__", counting_update)
-    overrides = ("env.num_envs=3", "train.seed_decisions=30", "train.decisions=40")
+    overrides = ("env.num_envs=3", "train.seed_steps=30", "train.steps=40")
     _, table, _ = run(example, tmp_path, "eval.episodes=0", *overrides)
-    # 30 decisions of the seed phase, then 3 at a time until 40 are reached
+    # 30 agent steps of the random warm-up, then 3 at a time until 40 are reached
     assert updates_at == [30] * 30 + [33] * 3 + [36] * 3 + [39] * 3 + [42] * 3
-    assert [int(row["decisions"]) for row in table] == [30, 30, 30]
+    assert [int(row["agent_steps"]) for row in table] == [30, 30, 30]
 
 
 def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
 
     def interrupted_sample(self):
         calls.append(1)
-        if len(calls) == 25:  # five updates after the twenty of the seed phase
+        if len(calls) == 25:  # five updates after the twenty of the random warm-up
             signal.raise_signal(signal.SIGINT)
         return sample(self)
 
@@ -175,7 +175,9 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
     assert len(calls) == 25
     assert len(table) == 2 and len(evaluations) == 1
     assert (tmp_path / "returns.png").exists() and (tmp_path / "config.yaml").exists()
-    assert load_checkpoint(tmp_path / "checkpoints", {"loss": agent.update.loss})["decisions"] == 25
+    assert (
+        load_checkpoint(tmp_path / "checkpoints", {"loss": agent.update.loss})["agent_steps"] == 25
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,10 +191,10 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
         ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
         ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
         ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
-        ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 decisions")),
+        ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 agent steps")),
         ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
         ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
-        ("train.seed_decisions=9", ("train.seed_decisions", "9", "at least 10")),
+        ("train.seed_steps=9", ("train.seed_steps", "9", "at least 10")),
         ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
         ("eval.interval=0", ("eval.interval", "0", "at least 1")),
         ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
@@ -233,5 +235,5 @@ def test_the_command_line_shows_that_sentence_alone(tmp_path):
 
 def test_wandb_runs_offline(example, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run(example, tmp_path, "logger.backend=wandb", "eval.episodes=0", "train.decisions=20")
+    run(example, tmp_path, "logger.backend=wandb", "eval.episodes=0", "train.steps=20")
     assert list(tmp_path.glob("**/offline-run-*/*.wandb"))

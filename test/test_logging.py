@@ -1,4 +1,4 @@
-"""What a run writes: rows, averages, forwarded scalars, configuration and picture."""
+"""What a run writes: rows, averages, forwarded scalars, configuration and plot."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def metrics(**values: float) -> TensorDict:
 
 def test_train_rows_hold_averages_since_the_last_row(tmp_path):
     log = RunLog(tmp_path, metrics=["loss_value", "entropy"])
-    log.episodes(step=1000, decisions=500, returns=[1 / 3], lengths=[500])  # seed phase
+    log.episodes(step=1000, agent_steps=500, returns=[1 / 3], lengths=[500])  # random warm-up
     log.update(metrics(loss_value=1.0, entropy=-2.0))
     log.update(metrics(loss_value=2.0))
-    assert log.episodes(step=1500, decisions=750, returns=[], lengths=[]) == []
+    assert log.episodes(step=1500, agent_steps=750, returns=[], lengths=[]) == []
     log.update(metrics(loss_value=6.0, entropy=-3.0))
-    log.episodes(step=2000, decisions=1000, returns=torch.tensor([5.0, 7.0]), lengths=[250, 240])
-    log.episodes(step=3000, decisions=1500, returns=[9.0], lengths=[500])
+    log.episodes(step=2000, agent_steps=1000, returns=torch.tensor([5.0, 7.0]), lengths=[250, 240])
+    log.episodes(step=3000, agent_steps=1500, returns=[9.0], lengths=[500])
 
     rows = read(tmp_path / "train.csv")  # before close: rows are on disk as they are written
     assert list(rows[0])[:7] == [
-        *("step", "decisions", "episode", "return", "length"),
+        *("step", "agent_steps", "episode", "return", "length"),
         *("loss_value", "entropy"),
     ]
     assert [row["episode"] for row in rows] == ["1", "2", "3", "4"]
@@ -62,7 +62,7 @@ def test_metrics_are_not_aliased_and_keep_nan(tmp_path):
     log.update(buffer)
     buffer["loss_value"].fill_(3.0)
     log.update(buffer)
-    log.episodes(step=2, decisions=1, returns=[0.0], lengths=[1])
+    log.episodes(step=2, agent_steps=1, returns=[0.0], lengths=[1])
     row = read(tmp_path / "train.csv")[0]
     assert (row["loss_value"], row["grad_norm_model"]) == ("2.0", "nan")
 
@@ -71,7 +71,7 @@ def test_metrics_in_half_precision_are_averaged_in_full(tmp_path):
     log = RunLog(tmp_path, metrics=["loss_value"])
     for _ in range(1000):  # a bfloat16 sum of ones stops at 256
         log.update(TensorDict(loss_value=torch.ones((), dtype=torch.bfloat16)))
-    assert log.episodes(step=2, decisions=1, returns=[0.0], lengths=[1])[0]["loss_value"] == 1.0
+    assert log.episodes(step=2, agent_steps=1, returns=[0.0], lengths=[1])[0]["loss_value"] == 1.0
 
 
 def test_metrics_must_be_declared_scalars(tmp_path):
@@ -87,12 +87,12 @@ def test_metrics_must_be_declared_scalars(tmp_path):
 def test_evaluation_rows(tmp_path):
     log = RunLog(tmp_path, seed=7)
     assert read(tmp_path / "eval.csv") == []
-    log.evaluation(step=2000, decisions=1000, returns=[10.0, 20.0, 40.0], lengths=[500, 500, 200])
-    log.evaluation(step=4000, decisions=2000, returns=[3.0], lengths=[500])
+    log.evaluation(step=2000, agent_steps=1000, returns=[10.0, 20.0, 40.0], lengths=[500, 500, 200])
+    log.evaluation(step=4000, agent_steps=2000, returns=[3.0], lengths=[500])
     header = (tmp_path / "eval.csv").read_text().splitlines()[0]
     assert header.startswith("step,reward,seed,")
     first, last = read(tmp_path / "eval.csv")
-    assert (first["step"], first["decisions"], first["seed"]) == ("2000", "1000", "7")
+    assert (first["step"], first["agent_steps"], first["seed"]) == ("2000", "1000", "7")
     assert float(first["reward"]) == pytest.approx(70 / 3, rel=1e-12)
     assert float(first["reward_std"]) == pytest.approx(math.sqrt(1400 / 9), rel=1e-12)
     assert (first["episodes"], first["length"]) == ("3", "400.0")
@@ -104,18 +104,18 @@ def test_milliseconds_per_step_leave_pauses_out(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     log = RunLog(tmp_path)
     now += 2.0
-    first = log.episodes(step=1000, decisions=500, returns=[0.0], lengths=[500])[0]
+    first = log.episodes(step=1000, agent_steps=500, returns=[0.0], lengths=[500])[0]
     now += 3.0
     with log.pause():
         now += 50.0
-    last = log.episodes(step=1500, decisions=750, returns=[0.0], lengths=[250])[0]
+    last = log.episodes(step=1500, agent_steps=750, returns=[0.0], lengths=[250])[0]
     assert (first["ms_per_step"], first["seconds"]) == (2.0, 2.0)
     assert (last["ms_per_step"], last["seconds"]) == (6.0, 55.0)
 
 
 def test_a_directory_holds_one_run(tmp_path):
     with RunLog(tmp_path) as log:
-        log.episodes(step=2, decisions=1, returns=[1.0], lengths=[1])
+        log.episodes(step=2, agent_steps=1, returns=[1.0], lengths=[1])
     before = (tmp_path / "train.csv").read_text()
     with pytest.raises(FileExistsError, match=f"output_dir '{tmp_path}' already holds a run"):
         RunLog(tmp_path)
@@ -133,8 +133,8 @@ def test_backend_is_checked_before_anything_is_made(tmp_path, monkeypatch):
 
 def write_rows(log: RunLog) -> None:
     log.update(metrics(loss_value=0.25))
-    log.episodes(step=1000, decisions=500, returns=[12.5], lengths=[500])
-    log.evaluation(step=1000, decisions=500, returns=[10.0, 20.0], lengths=[500, 500])
+    log.episodes(step=1000, agent_steps=500, returns=[12.5], lengths=[500])
+    log.evaluation(step=1000, agent_steps=500, returns=[10.0, 20.0], lengths=[500, 500])
 
 
 def test_tensorboard_receives_the_same_numbers(tmp_path):
@@ -164,8 +164,8 @@ def test_wandb_runs_offline_without_an_account(tmp_path, monkeypatch):
         "from torchrl_tdmpc.recording.rows import RunLog;"
         "log = RunLog(sys.argv[1], metrics=['loss_value'], backend='wandb');"
         "log.update(TensorDict(loss_value=torch.tensor(0.25)));"
-        "log.episodes(step=4, decisions=2, returns=[1.5], lengths=[2]);"
-        "log.evaluation(step=4, decisions=2, returns=[1.0, 2.0], lengths=[2, 2]);"
+        "log.episodes(step=4, agent_steps=2, returns=[1.5], lengths=[2]);"
+        "log.evaluation(step=4, agent_steps=2, returns=[1.0, 2.0], lengths=[2, 2]);"
         "log.close()"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -225,10 +225,12 @@ def fake_run(directory: Path, *, seed: int, evaluations: int, episodes: int = 20
             level = 900 * (1 - math.exp(-episode / 6))
             noise = 60 * torch.randn(6, generator=generator)
             step = 1000 * episode
-            log.episodes(step=step, decisions=step // 2, returns=[level + noise[0]], lengths=[500])
+            log.episodes(
+                step=step, agent_steps=step // 2, returns=[level + noise[0]], lengths=[500]
+            )
             if episode <= evaluations:
                 log.evaluation(
-                    step=step, decisions=step // 2, returns=level + noise[1:], lengths=[500] * 5
+                    step=step, agent_steps=step // 2, returns=level + noise[1:], lengths=[500] * 5
                 )
     return directory
 

@@ -30,7 +30,7 @@ from torchrl_tdmpc.modules import (
     mlp,
     model_size,
     norm_mish,
-    published_order,
+    official_order,
     symexp,
     symlog,
 )
@@ -45,9 +45,9 @@ LOOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 @pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 5, 24)])
 @pytest.mark.parametrize("dim", [1, 3, 8, 24])
-def test_simnorm_is_a_softmax_over_neighbours_of_the_published_order(shape, dim):
+def test_simnorm_is_a_softmax_over_neighbours_of_the_official_order(shape, dim):
     x = 5 * torch.randn(shape, requires_grad=True)
-    order = published_order(24, dim)
+    order = official_order(24, dim)
     groups = [F.softmax(group, -1) for group in x[..., order.argsort()].split(dim, -1)]
     expected = torch.cat(groups, -1)[..., order]
     close(SimNorm(dim)(x), expected)
@@ -333,7 +333,7 @@ def test_world_model_from_your_own_parts_and_keys():
     assert world_model.episodic
 
 
-def test_published_networks_around_your_own_encoder():
+def test_official_networks_around_your_own_encoder():
     encoder = nn.Sequential(nn.Flatten(-2), nn.Linear(6, LATENT))
     size = ModelSize(8, 8, LATENT, 2, 2)
     world_model, _, _ = make_networks((2, 3), ACTION, size, encoder=encoder)
@@ -364,7 +364,7 @@ def test_pixel_encoder_scales_and_convolves():
     for layer, stride in ((0, 2), (2, 2), (4, 2), (6, 1)):
         x = F.conv2d(x, encoder[layer].weight, encoder[layer].bias, stride=stride)
         x = x.relu() if layer < 6 else x
-    expected = x.flatten(1).view(6, 8, 8).softmax(-1).view(2, 3, 64)[..., published_order(64, 8)]
+    expected = x.flatten(1).view(6, 8, 8).softmax(-1).view(2, 3, 64)[..., official_order(64, 8)]
     close(encoder(frames), expected, rtol=1e-4, atol=1e-5)
     close(encoder(frames[0, 0]), expected[0, 0], rtol=1e-4, atol=1e-5)
 

@@ -162,7 +162,7 @@ def test_separate_heads_train_as_joint_ones(bootstrap):
 
 def test_heads_are_in_the_model_optimiser_and_its_clip():
     loss, heads = tiny_loss(), tiny_heads_loss()
-    settings = {"lr": 0.01, "encoder_lr_scale": 0.3, "grad_clip_norm": 0.05}
+    settings = {"lr": 0.01, "enc_lr_scale": 0.3, "grad_clip_norm": 0.05}
     update = TDMPC2Update(loss, heads, **settings)
     group = update.model_optimizer.param_groups[-1]
     assert {id(p) for p in group["params"]} == {id(p) for p in heads.heads.parameters()}

@@ -1,4 +1,4 @@
-"""Every array of the published implementation's reference numbers, computed by ours."""
+"""Every array of the official implementation's reference numbers, computed by ours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from reference_data import references
 
 from torchrl_tdmpc import RunningPercentileScale
-from torchrl_tdmpc.checkpoints import published_weights
+from torchrl_tdmpc.checkpoints import official_weights
 from torchrl_tdmpc.checkpoints.official import reorder_latent
 from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
@@ -22,7 +22,7 @@ def reference(request):
 
 @pytest.fixture(autouse=True)
 def compile_anew():
-    """No graph is left from another test: after a few, torch would run the function as written."""
+    """No graph is left from another test: after a few, torch would run the function eagerly."""
     torch.compiler.reset()
 
 
@@ -162,7 +162,7 @@ def test_parity_updates(reference, compile):
 def check_clipped_gradients(loss, reference):
     model = reference.group("update_0/clipped_grad_model")
     policy = reference.group("update_0/clipped_grad_policy")
-    ours = published_weights(loss)
+    ours = official_weights(loss)
     for name, gradient in reorder_latent({**model, **policy}, reference.order).items():
         assert_close(ours[name].grad, gradient, 1e-4)
 
@@ -180,7 +180,7 @@ def check_weights(update, reference):
         n: w for n, w in published.items() if n not in constants and not n.startswith("_detach")
     }
     published = reorder_latent(published, reference.order)
-    ours = published_weights(update.loss)
+    ours = official_weights(update.loss)
     assert ours.keys() == published.keys()
     is_zero = {}
     for network in ("model", "policy"):

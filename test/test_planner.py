@@ -114,8 +114,8 @@ def test_selected_out_keys():
     "settings",
     [
         {"horizon": 1},
-        {"num_policy_trajs": 0},
-        {"num_policy_trajs": 24},
+        {"num_pi_trajs": 0},
+        {"num_pi_trajs": 24},
         {"num_elites": 1},
         {"num_elites": 24},
     ],
@@ -138,7 +138,7 @@ def test_same_seed_same_action_and_actions_in_bounds():
 
 
 def test_warm_start_is_the_previous_mean_one_step_later():
-    planner = tiny_planner(num_policy_trajs=0, iterations=1)
+    planner = tiny_planner(num_pi_trajs=0, iterations=1)
     data = tiny_planner_input(ENVS)
     latent = planner.world_model.encode(data["observation"])
     draws = planner.draw(latent)
@@ -272,8 +272,8 @@ def test_auto_iterations(action_dim, iterations):
         ({"iterations": "many"}, r"planner.iterations is 'many'; it must be 'auto' or at least 1"),
         ({"num_elites": 0}, r"planner.num_elites is 0; .*1 and planner.num_samples = 24"),
         ({"num_elites": 25}, r"planner.num_elites is 25; .*1 and planner.num_samples = 24"),
-        ({"num_policy_trajs": -1}, r"planner.num_policy_trajs is -1; .*0 and .*num_samples = 24"),
-        ({"num_policy_trajs": 25}, r"planner.num_policy_trajs is 25; .*0 and .*num_samples = 24"),
+        ({"num_pi_trajs": -1}, r"planner.num_pi_trajs is -1; .*0 and .*num_samples = 24"),
+        ({"num_pi_trajs": 25}, r"planner.num_pi_trajs is 25; .*0 and .*num_samples = 24"),
         ({"min_std": 0.0}, r"planner.min_std is 0.0; .*max_std = 2.0"),
         ({"min_std": 3.0}, r"planner.min_std is 3.0; .*max_std = 2.0"),
         ({"temperature": 0.0}, r"planner.temperature is 0.0; it must be positive"),

@@ -150,7 +150,7 @@ def test_slices_are_aligned_whole_and_complete(num_envs, steps_per_batch, capaci
         assert num_finished == ledger.num_finished
         assert replay.num_short_episodes == ledger.num_short
         assert replay.num_transitions == len(ledger.ring)
-        assert replay.num_decisions == (index + 1) * num_envs * steps_per_batch
+        assert replay.num_steps == (index + 1) * num_envs * steps_per_batch
         assert replay.num_pending == sum(step for _, _, step in ledger.position)
         if index % max(1, num_batches // 10) == 0 and len(ledger.ring) > 1:
             batches = [replay.sample() for _ in range(12)]
@@ -257,7 +257,7 @@ def test_sampling_too_early():
     assert str(error.value) == (
         "No slice of 3 steps can be sampled yet: finished episodes left 0 steps in storage (1 "
         "were shorter than 3) and unfinished ones have 4; collect at least 3 in one episode, "
-        "by a larger train.seed_decisions or a shorter planner.horizon."
+        "by a larger train.seed_steps or a shorter planner.horizon."
     )
 
 
@@ -276,16 +276,16 @@ def test_sampling_slices_of_one_step():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_names_decision_and_environment(key, value):
     replay = EpisodeReplay(capacity=10, horizon=2, batch_size=2)
-    replay.extend(unfinished(3, 4))  # decisions 1 to 12
+    replay.extend(unfinished(3, 4))  # agent steps 1 to 12
     data = unfinished(3, 2)
-    data[key][1, 1, -1] = value  # decision 17: 13 to 15 are the first step of the three
-    data[key][2, 0, -1] = value  # decision 15
+    data[key][1, 1, -1] = value  # agent step 17: 13 to 15 are the first step of the three
+    data[key][2, 0, -1] = value  # agent step 15
     with pytest.raises(FloatingPointError) as error:
         replay.extend(data)
     assert str(error.value) == (
-        f"{key!r} contains NaN or infinity at decision 15, in environment 2."
+        f"{key!r} contains NaN or infinity at agent step 15, in environment 2."
     )
-    assert replay.num_decisions == 12
+    assert replay.num_steps == 12
 
 
 @pytest.mark.parametrize(

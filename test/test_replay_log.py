@@ -99,7 +99,7 @@ def test_unfinished_episodes_and_counters_come_back(tmp_path):
     replay.extend(unfinished(1, 2))
     log.append()
     copy = restored(log, log.state_dict(), capacity=40)
-    for name in ("num_decisions", "num_short_episodes", "num_pending", "num_transitions"):
+    for name in ("num_steps", "num_short_episodes", "num_pending", "num_transitions"):
         assert getattr(copy, name) == getattr(replay, name), name
     assert copy.num_pending == 4
     copy.extend(finished(1))

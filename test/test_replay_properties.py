@@ -168,7 +168,7 @@ def test_what_is_no_stack_is_refused():
     backwards["next", "observation"] = backwards["next", "observation"].flip(2)
     with pytest.raises(ValueError, match="is not a stack of frames of 3 channels, newest last"):
         replay.extend(backwards)
-    assert replay.num_decisions == 0
+    assert replay.num_steps == 0
     replay = EpisodeReplay(capacity=5, horizon=3, batch_size=2, frame_channels=3)
     with pytest.raises(ValueError, match="cannot hold a slice of 3 steps; choose at least 6"):
         replay.extend(episode)

@@ -41,13 +41,13 @@ def tables(output_dir):
     return [without_times(rows(output_dir / name)) for name in ("train.csv", "eval.csv")]
 
 
-def die_at(monkeypatch, example, decisions):
-    """Die when so many decisions are made, after the row of an episode that ends there."""
+def die_at(monkeypatch, example, agent_steps):
+    """Die when so many agent steps are made, after the row of an episode that ends there."""
     log_episodes = example.log_episodes
 
     def dying(log, progress, data, now, task):
         log_episodes(log, progress, data, now, task)
-        if now >= decisions:
+        if now >= agent_steps:
             raise Died
 
     monkeypatch.setattr(example, "log_episodes", dying)
@@ -60,8 +60,8 @@ def disturb():
 
 RUNS = {
     "in an episode": (["checkpoint.interval=24"], 29),
-    "in the seed phase": (["checkpoint.interval=14"], 17),
-    "2 environments": (["env.num_envs=2", "checkpoint.interval=26", "train.decisions=52"], 40),
+    "in the random warm-up": (["checkpoint.interval=14"], 17),
+    "2 environments": (["env.num_envs=2", "checkpoint.interval=26", "train.steps=52"], 40),
     "before the first": ([], 3),
     "a random target": (["env.task=reacher-easy", "checkpoint.interval=34"], 40),
     "the ring wrapped": (["replay.capacity=17", "checkpoint.interval=7"], 38),
@@ -94,7 +94,7 @@ def test_a_resumed_run_has_the_numbers_of_one_that_was_not_stopped(
     assert (seeded(resumed.replay.sample) == seeded(whole.replay.sample)).all()
 
 
-@pytest.mark.parametrize("call", [7, 31], ids=["making up for the seed phase", "later"])
+@pytest.mark.parametrize("call", [7, 31], ids=["making up for the random warm-up", "later"])
 def test_updates_that_an_interrupt_left_out_are_made_up_for(example, tmp_path, monkeypatch, call):
     sample, calls = EpisodeReplay.sample, []
 
@@ -126,9 +126,9 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(
     agent, train, _ = run(example, tmp_path, *overrides)
     said = [line for line in capsys.readouterr().out.splitlines() if "truncated" in line]
     assert said == ["1 unfinished episodes are truncated: the environments begin new ones"]
-    # At 25 decisions two episodes of 10 had ended; the third has 5 steps and no row
-    assert [int(row["decisions"]) for row in train] == [10, 20, 35]
-    assert agent.replay.num_decisions == 40
+    # At 25 agent steps two episodes of 10 had ended; the third has 5 steps and no row
+    assert [int(row["agent_steps"]) for row in train] == [10, 20, 35]
+    assert agent.replay.num_steps == 40
     assert agent.replay.num_transitions == 10 + 10 + 5 + 10
     assert agent.replay.num_pending == 5
     done = agent.replay.written(0)["next", "done"].flatten().nonzero().flatten()
@@ -137,11 +137,11 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(
 
 def test_a_finished_run_goes_on_for_longer(example, tmp_path):
     _, whole, _ = run(example, tmp_path / "whole")
-    run(example, tmp_path / "two", "train.decisions=30")
+    run(example, tmp_path / "two", "train.steps=30")
     _, longer, evaluations = run(example, tmp_path / "two")
     assert longer == whole
     # Its last evaluation, at 30, is one that the interval asked for as well
-    assert [int(row["decisions"]) for row in evaluations] == [15, 30, 40]
+    assert [int(row["agent_steps"]) for row in evaluations] == [15, 30, 40]
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_an_older_checkpoint_gives_up_what_came_later(example, finished, tmp_pat
     log = example.make_log(config, agent)
     example.begin_or_resume(config, agent, example.make_collector(config, task, agent.planner), log)
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == [older.name]
-    assert [row["decisions"] for row in rows(tmp_path / "train.csv")] == ["10", "20"]
-    assert [row["decisions"] for row in rows(tmp_path / "eval.csv")] == ["15"]
+    assert [row["agent_steps"] for row in rows(tmp_path / "train.csv")] == ["10", "20"]
+    assert [row["agent_steps"] for row in rows(tmp_path / "eval.csv")] == ["15"]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(
@@ -255,7 +255,7 @@ def test_skipped_updates_are_counted_and_end_a_run(example, tmp_path, monkeypatc
 
     monkeypatch.setattr(TDMPC2Update, "__call__", skipping)
     with pytest.raises(FloatingPointError, match=r"updates in a row.*max_skipped_updates is 4"):
-        run(example, tmp_path, "train.max_skipped_updates=4", "train.decisions=60")
+        run(example, tmp_path, "train.max_skipped_updates=4", "train.steps=60")
     assert len(calls) == 26 + 4
     table = rows(tmp_path / "train.csv")
     assert [row["skipped_updates"] for row in table] == ["", "", "5.0"]
@@ -279,5 +279,5 @@ def test_a_dead_process_ends_a_run_with_a_checkpoint(example, tmp_path, monkeypa
             run(example, tmp_path, *settings)
     assert max((tmp_path / "checkpoints").glob("checkpoint-*")).stem.endswith("25")
     agent, *_ = run(example, tmp_path, *settings)
-    assert agent.replay.num_decisions == 40
+    assert agent.replay.num_steps == 40
     assert agent.replay.num_transitions == 10 + 10 + 5 + 10

@@ -11,7 +11,7 @@ from tiny import scramble, seeded, tiny_batch, tiny_draws, tiny_loss, total
 
 from torchrl_tdmpc.trainers import TDMPC2Update
 
-SETTINGS = {"lr": 0.01, "encoder_lr_scale": 0.3, "grad_clip_norm": 0.5, "tau": 0.2}
+SETTINGS = {"lr": 0.01, "enc_lr_scale": 0.3, "grad_clip_norm": 0.5, "tau": 0.2}
 
 
 def weights(loss):
@@ -43,7 +43,7 @@ def clip(parameters, limit):
 
 def plain_update(loss, settings):
     """A function that updates the loss as published: model, policy, then targets."""
-    lr, scale = settings["lr"], settings["encoder_lr_scale"]
+    lr, scale = settings["lr"], settings["enc_lr_scale"]
     encoder = list(loss.world_model.encoder.parameters())
     encoder_ids = {id(p) for p in encoder}
     rest = [p for p in loss.world_model.parameters() if id(p) not in encoder_ids]
@@ -117,7 +117,7 @@ def test_policy_sees_the_q_functions_after_their_step():
 def test_encoder_learns_at_its_own_rate():
     loss = tiny_loss()
     before = weights(loss)
-    update = TDMPC2Update(loss, lr=0.01, encoder_lr_scale=0.3)
+    update = TDMPC2Update(loss, lr=0.01, enc_lr_scale=0.3)
     update(tiny_batch())
     # Adam's first step is the learning rate in the direction of the gradient's sign
     for name, weight in loss.state_dict().items():
@@ -166,7 +166,7 @@ def test_batch_is_not_changed():
     [
         ({"lr": 0.0}, r"train.lr is 0.0; it must be positive"),
         ({"grad_clip_norm": -1.0}, r"train.grad_clip_norm is -1.0; it must be positive"),
-        ({"encoder_lr_scale": -0.1}, r"train.encoder_lr_scale is -0.1; it must be .*"),
+        ({"enc_lr_scale": -0.1}, r"train.enc_lr_scale is -0.1; it must be .*"),
         ({"tau": 0.0}, r"train.tau is 0.0; it must be .*"),
         ({"tau": 1.5}, r"train.tau is 1.5; it must be .*"),
     ],

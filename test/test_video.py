@@ -40,13 +40,13 @@ def test_a_video_shows_the_first_episode_and_changes_nothing(task, tmp_path):
     assert with_video == evaluate(None, task, episodes=2, seed=3)
     assert list(path.parent.iterdir()) == [path]
 
-    # One frame for the initial state of the first environment, and one for each decision
+    # One frame for the initial state of the first environment, and one for each agent step
     env = make_env(task, num_envs=2, seed=3)
     env.reset()
-    picture = render(env._envs[0])
+    frame = render(env._envs[0])
     video = frames(path)
-    assert video.shape == (task.episode_length + 1, *picture.shape)
-    assert np.abs(video[0].astype(float) - picture).mean() < 4  # compression loses a little
+    assert video.shape == (task.episode_length + 1, *frame.shape)
+    assert np.abs(video[0].astype(float) - frame).mean() < 4  # compression loses a little
     changes = np.abs(video[1:].astype(float) - video[:-1]).mean((1, 2, 3))
     assert (changes > 0.5).all(), changes  # it moves in every frame
 
@@ -54,9 +54,9 @@ def test_a_video_shows_the_first_episode_and_changes_nothing(task, tmp_path):
 def test_gymnasium_is_drawn_at_its_own_size():
     env = load_task("gym", "InvertedPendulum-v5").make(0)
     env.reset()
-    picture = render(env)
-    assert picture.shape == (480, 480, 3) and picture.dtype == np.uint8
-    assert picture.std() > 10  # a picture, not a blank
+    frame = render(env)
+    assert frame.shape == (480, 480, 3) and frame.dtype == np.uint8
+    assert frame.std() > 10  # a frame, not a blank
 
 
 def counting_env(*max_steps):
@@ -84,7 +84,7 @@ def test_an_episode_cut_short_leaves_no_video(task, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(None, task, episodes=1, seed=0, on_decision=stop, video=tmp_path / "walker.mp4")
+        evaluate(None, task, episodes=1, seed=0, on_step=stop, video=tmp_path / "walker.mp4")
     assert list(tmp_path.iterdir()) == []
 
 

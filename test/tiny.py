@@ -74,7 +74,7 @@ def tiny_draws(seed=2, batch=BATCH, horizon=HORIZON, dtype=None) -> tuple[dict, 
 
 def tiny_planner(seed=0, *, networks=None, action_dim=ACTION, **kwargs) -> TDMPC2Planner:
     world_model, policy_prior, q_ensemble = networks or tiny_networks(seed, action_dim=action_dim)
-    settings = {"num_samples": 24, "num_elites": 6, "num_policy_trajs": 4, "iterations": 3}
+    settings = {"num_samples": 24, "num_elites": 6, "num_pi_trajs": 4, "iterations": 3}
     return TDMPC2Planner(
         LatentEnv(world_model, action_dim),
         policy_prior,

@@ -1,4 +1,4 @@
-"""Measure everything, round after round, and write a table, a picture and the numbers.
+"""Measure everything, round after round, and write a table, a plot and the numbers.
 
 ``make bench`` is this command; ``make bench ARGS="--rounds 1 --sizes 5"`` a part of it. Every
 measurement is a process of its own, so that compilation, caches and memory are its own, and those

@@ -1,4 +1,4 @@
-"""From timings to medians, ratios, a table and a picture."""
+"""From timings to medians, ratios, a table and a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 PEER = "torchrl-nightly"
-RATIO_TARGETS = {f"as fast as {PEER}": 1.0}  # lines in the picture
+RATIO_TARGETS = {f"as fast as {PEER}": 1.0}  # lines in the plot
 HEADS_TIME, HEADS_PARAMETERS = 1.05, 260_000  # what five auxiliary heads may cost at size 5
 NAMES = {
     "plan 1": "plan, 1 env",
@@ -143,11 +143,11 @@ def replay(records: Records) -> str:
         for transitions in (10_000, 1_000_000)
     ]
     head = ["", "mean, ms", "longest, ms"]
-    return f"## Replay: write a decision and draw a batch\n\n{table(head, rows)}\n"
+    return f"## Replay: write an agent step and draw a batch\n\n{table(head, rows)}\n"
 
 
 def loop(records: Records) -> str:
-    """Decisions a second, and the time of one beside that of the peer's plan and update alone."""
+    """Agent steps a second, and the time of one beside that of the peer's plan and update alone."""
     settings = records.distinct("setting", what="loop")
     if not settings:  # the size it has is not measured
         return ""
@@ -157,9 +157,9 @@ def loop(records: Records) -> str:
     )
     speed = [records.rounds("loop", what="loop", setting=setting) for setting in settings]
     rows = [
-        ["decisions a second", *(spread(by_round.values()) for by_round in speed)],
+        ["agent steps a second", *(spread(by_round.values()) for by_round in speed)],
         [
-            f"a decision's time over that of {PEER}'s plan and update alone",
+            f"an agent step's time over that of {PEER}'s plan and update alone",
             *(
                 spread(1e3 / rate / (plan[n] + update[n]) for n, rate in by_round.items())
                 for by_round in speed

@@ -34,9 +34,9 @@ from benchmarks.speed.contender import (
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WARM_UP = 2  # calls that are not counted: the first compiles
-EPISODE = 500  # decisions of an episode in the replay buffer
-LOOP_EPISODE = 100  # and in the loop, whose seed phase is one of them
-LOOP_WARM_UP = 20  # decisions of the loop that are not counted
+EPISODE = 500  # agent steps of an episode in the replay buffer
+LOOP_EPISODE = 100  # and in the loop, whose random warm-up is one of them
+LOOP_WARM_UP = 20  # agent steps of the loop that are not counted
 
 
 def time_alternating(
@@ -85,9 +85,9 @@ def memory(contender: Contender, num_envs: int) -> dict:
 
 
 def replay(transitions: int, repeats: int) -> dict:
-    """Write one decision and draw one batch, again and again, in a buffer that is full.
+    """Write one agent step and draw one batch, again and again, in a buffer that is full.
 
-    ``repeats`` episodes of 500 decisions, so that what the end of an episode costs is in the mean.
+    ``repeats`` episodes of 500 agent steps: the mean includes what the end of an episode costs.
     """
     from torchrl_tdmpc.data import EpisodeReplay
 
@@ -115,10 +115,10 @@ def replay(transitions: int, repeats: int) -> dict:
     return {name: [sum(times) / len(times)], f"{name} longest": [max(times)]}
 
 
-def loop(setting: str, decisions: int) -> dict:
-    """Decisions per second of the example on cartpole-swingup, after its pretraining.
+def loop(setting: str, agent_steps: int) -> dict:
+    """Agent steps per second of the example on cartpole-swingup, after its pretraining.
 
-    From one update to the next lie the update, the planner's decision, the environment's steps,
+    From one update to the next lie the update, the planner's agent step, the environment's steps,
     the write and the logging, episode ends among them; evaluations and checkpoints do not.
     """
     sys.path.insert(0, str(EXAMPLES))  # as Python does for a script
@@ -134,8 +134,8 @@ def loop(setting: str, decisions: int) -> dict:
             f"output_dir={folder}/run",
             "env.task=cartpole-swingup",
             f"env.episode_length={LOOP_EPISODE}",
-            f"train.seed_decisions={LOOP_EPISODE}",
-            f"train.decisions={LOOP_EPISODE + LOOP_WARM_UP + decisions}",
+            f"train.seed_steps={LOOP_EPISODE}",
+            f"train.steps={LOOP_EPISODE + LOOP_WARM_UP + agent_steps}",
             "model.size=1",
             "eval.episodes=0",
             "checkpoint.interval=1000000",
@@ -151,9 +151,9 @@ def loop(setting: str, decisions: int) -> dict:
 
         agent.replay.sample = stamped_sample  # once for each update
         example.train(config, task, agent, example.make_log(config, agent))
-    # The last update of the pretraining begins the first decision that learns
+    # The last update of the pretraining begins the first agent step that learns
     begin = sampled[LOOP_EPISODE - 1 + LOOP_WARM_UP]
-    return {"loop": [decisions / (sampled[-1] - begin)]}
+    return {"loop": [agent_steps / (sampled[-1] - begin)]}
 
 
 def main() -> None:

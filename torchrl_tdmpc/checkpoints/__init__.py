@@ -8,27 +8,27 @@ from torchrl_tdmpc.checkpoints.checkpoint import (
 )
 from torchrl_tdmpc.checkpoints.collector import CollectorState
 from torchrl_tdmpc.checkpoints.official import (
-    PublishedAgent,
-    load_published,
-    published_weights,
-    save_published,
+    OfficialAgent,
+    load_official,
+    official_weights,
+    save_official,
 )
 from torchrl_tdmpc.checkpoints.replay_log import ReplayLog, Segment
 from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
 
 __all__ = [
     "CollectorState",
-    "PublishedAgent",
+    "OfficialAgent",
     "ReplayLog",
     "Segment",
     "find_checkpoint",
     "load_checkpoint",
-    "load_published",
+    "load_official",
     "newest_checkpoint",
-    "published_weights",
+    "official_weights",
     "read_metadata",
     "resume_run",
     "save_checkpoint",
-    "save_published",
+    "save_official",
     "save_run",
 ]

@@ -1,4 +1,4 @@
-"""Checkpoints of the published TD-MPC2 implementation: single-task agents, read and written."""
+"""Checkpoints of the official TD-MPC2 implementation: single-task agents, read and written."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torchrl_tdmpc.modules import (
     SimNorm,
     SymlogTwoHot,
     make_networks,
-    published_order,
+    official_order,
 )
 from torchrl_tdmpc.objectives import TDMPC2Loss
 
-__all__ = ["PublishedAgent", "load_published", "published_weights", "save_published"]
+__all__ = ["OfficialAgent", "load_official", "official_weights", "save_official"]
 
 # The older format numbers the tensors of the stacked Q-functions through: four to a normed layer
 OLDER_ORDER = ("weight", "bias", "ln.weight", "ln.bias")
@@ -32,15 +32,15 @@ STATE_LAYER = re.compile(r"_encoder\.state\.(\d+)\.")
 Q_GROUPS = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")
 
 
-class PublishedAgent(NamedTuple):
-    """What a published checkpoint holds."""
+class OfficialAgent(NamedTuple):
+    """What an official checkpoint holds."""
 
     loss: TDMPC2Loss  #: networks and target Q-functions, with the checkpoint's weights
     observation_shape: tuple[int, ...]  #: ``(D,)``, or ``(C, 64, 64)`` for stacked frames
     action_dim: int  #: size of the action vector, A
 
 
-def load_published(
+def load_official(
     path: str | Path,
     *,
     discount: float,
@@ -50,8 +50,8 @@ def load_published(
     dropout: float = 0.01,
     device: torch.device | str = "cpu",
     **settings: Any,
-) -> PublishedAgent:
-    """Rebuild an agent from a checkpoint of the published implementation, in either format.
+) -> OfficialAgent:
+    """Rebuild an agent from a checkpoint of the official implementation, in either format.
 
     Sizes are inferred from the weights; whatever a checkpoint does not store is an argument. The
     file is read with ``weights_only=True``, so it cannot run code.
@@ -83,8 +83,8 @@ def load_published(
         >>> from torchrl_tdmpc.modules import MODEL_SIZES
         >>> loss = TDMPC2Loss(*make_networks((5,), 2, MODEL_SIZES[1]), discount=0.99)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_published(f"{folder}/agent.pt", loss)
-        ...     agent = load_published(f"{folder}/agent.pt", discount=0.99)
+        ...     save_official(f"{folder}/agent.pt", loss)
+        ...     agent = load_official(f"{folder}/agent.pt", discount=0.99)
         >>> agent.observation_shape, agent.action_dim, agent.loss.q_ensemble.num_q
         ((5,), 2, 2)
     """
@@ -94,8 +94,8 @@ def load_published(
     return checkpoint.restore(networks, support, device, discount=discount, **settings)
 
 
-def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
-    """Write an agent as the published implementation does (newer format).
+def save_official(path: str | Path, loss: TDMPC2Loss) -> None:
+    """Write an agent as the official implementation does (newer format).
 
     What a checkpoint of this format has no place for is not written: optimisers, the value scale,
     the support of the distributions.
@@ -108,10 +108,10 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
     Raises:
         ValueError: the networks are not those of a published agent; the sentence names the entry.
     """
-    weights = {name: w.detach().cpu() for name, w in published_weights(loss).items()}
+    weights = {name: w.detach().cpu() for name, w in official_weights(loss).items()}
     for part in loss.world_model.dynamics.modules():
         if isinstance(part, SimNorm):
-            order = published_order(loss.world_model.latent_dim, part.dim)
+            order = official_order(loss.world_model.latent_dim, part.dim)
             weights = reorder_latent(weights, order.argsort())
     weights = {name: weight.clone() for name, weight in weights.items()}
     log_std_min, log_std_max = loss.policy_prior.log_std_min, loss.policy_prior.log_std_max
@@ -134,8 +134,8 @@ def save_published(path: str | Path, loss: TDMPC2Loss) -> None:
         staged.unlink(missing_ok=True)
 
 
-def published_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
-    """The loss's own weights by the names they have in a published checkpoint.
+def official_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
+    """The loss's own weights by the names they have in an official checkpoint.
 
     Args:
         loss: holds the networks and target Q-functions.
@@ -178,7 +178,7 @@ def reorder_latent(weights: dict[str, Tensor], order: Tensor) -> dict[str, Tenso
     Args:
         weights: by their published names.
         order: int64 ``[L]``. From the published order to ours it is
-            :func:`~torchrl_tdmpc.modules.published_order`; back again, that one's ``argsort()``.
+            :func:`~torchrl_tdmpc.modules.official_order`; back again, that one's ``argsort()``.
 
     Returns:
         New tensors where the latent goes in or out, the others as they are.
@@ -219,7 +219,7 @@ class _Checkpoint:
         support: dict[str, float],
         device: torch.device | str,
         **settings: Any,
-    ) -> PublishedAgent:
+    ) -> OfficialAgent:
         """Build the agent that the weights are of, and copy them into it."""
         observation_shape, action_dim, size, num_bins = self.sizes()
         log_std_min, log_std_max = self.log_std_range()
@@ -235,15 +235,15 @@ class _Checkpoint:
                 **networks,
             )
             loss = TDMPC2Loss(*(network.to(device) for network in built), **settings).to(device)
-        weights = published_weights(loss)
+        weights = official_weights(loss)
         self.refuse_unknown(weights)
         stored = {name: self.tensor(name, weight.shape) for name, weight in weights.items()}
         self.refuse_other_copies(stored)
-        stored = reorder_latent(stored, published_order(size.latent_dim, networks["simnorm_dim"]))
+        stored = reorder_latent(stored, official_order(size.latent_dim, networks["simnorm_dim"]))
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(stored[name])
-        return PublishedAgent(loss, observation_shape, action_dim)
+        return OfficialAgent(loss, observation_shape, action_dim)
 
     @property
     def is_older(self) -> bool:
@@ -385,7 +385,7 @@ def _detached(name: str) -> str:
 
 
 def _scalar(value: float) -> Tensor:
-    """Whole numbers are int64 in a published checkpoint."""
+    """Whole numbers are int64 in an official checkpoint."""
     return torch.tensor(int(value) if value == int(value) else value)
 
 

@@ -46,7 +46,7 @@ class EpisodeReplay:
             learn from those that do.
 
     Attributes:
-        num_decisions (int): steps given to :meth:`extend` so far, all environments together.
+        num_steps (int): steps given to :meth:`extend` so far, all environments together.
         num_short_episodes (int): finished episodes of fewer than H steps. They hold no slice and
             are dropped.
         num_written (int): places written so far, the overwritten ones too. The ring is a function
@@ -95,7 +95,7 @@ class EpisodeReplay:
         self.device = torch.device(device)
         self.frame_channels = frame_channels
         self.episodic = episodic
-        self.num_decisions = 0
+        self.num_steps = 0
         self.num_short_episodes = 0
         self.num_written = 0
         following = (*observation_keys, "reward", "terminated", "done")
@@ -170,7 +170,7 @@ class EpisodeReplay:
         if self.frame_channels is not None:
             self._check_stacks(data)
         self._check_terminations(data)
-        self.num_decisions += data.numel()
+        self.num_steps += data.numel()
 
         num_finished = 0
         for pieces, steps in zip(self._pending, data.unbind(0), strict=True):
@@ -200,7 +200,7 @@ class EpisodeReplay:
                 f"No slice of {self.horizon} steps can be sampled yet: finished episodes left "
                 f"{self.num_transitions} steps in storage ({self.num_short_episodes} were shorter "
                 f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
-                f"collect at least {self._least} in one episode, by a larger train.seed_decisions "
+                f"collect at least {self._least} in one episode, by a larger train.seed_steps "
                 "or a shorter planner.horizon."
             )
         slices = self._buffer.sample().select(*self._keys, strict=False)
@@ -233,7 +233,7 @@ class EpisodeReplay:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the places in storage: counters, and the unfinished episodes."""
         return {
-            "num_decisions": self.num_decisions,
+            "num_steps": self.num_steps,
             "num_short_episodes": self.num_short_episodes,
             "num_written": self.num_written,
             "frames": (self._num_frames, self._frame_dtype, self._stored_dtype),
@@ -265,7 +265,7 @@ class EpisodeReplay:
                 f"Places {begin} to {self.num_written} do not cover those in storage, {oldest} to "
                 f"{state['num_written']}."
             )
-        self.num_decisions = state["num_decisions"]
+        self.num_steps = state["num_steps"]
         self.num_short_episodes = state["num_short_episodes"]
         self._pending = [[] if p is None else [_steps(p).to(self.device)] for p in state["pending"]]
 
@@ -327,7 +327,7 @@ class EpisodeReplay:
             self._make_buffer()
 
     def _check_finite(self, data: TensorDictBase) -> None:
-        """Names the first decision of ``data`` ``[num_envs, T]`` with a number that is not one."""
+        """Names the first agent step of ``data`` ``[num_envs, T]`` that is not finite."""
         for key in self._keys:
             bad = ~data[key].isfinite().reshape(*data.shape, -1).all(-1)
             if bad.any():
@@ -346,8 +346,8 @@ class EpisodeReplay:
     def _place_of_first(self, flags: Tensor) -> str:
         """Where in ``[num_envs, T]`` steps a flag is set first."""
         time, env = flags.T.nonzero()[0].tolist()
-        decision = self.num_decisions + time * len(flags) + env + 1
-        return f"at decision {decision}, in environment {env}"
+        agent_step = self.num_steps + time * len(flags) + env + 1
+        return f"at agent step {agent_step}, in environment {env}"
 
 
 def _steps(entries: dict[str, Any]) -> TensorDict:

@@ -20,13 +20,13 @@ _PUBLISHED_DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
 
 def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
-    """A task of the DeepMind Control Suite, with two environment steps to a decision.
+    """A task of the DeepMind Control Suite, with two environment steps to an agent step.
 
     Args:
         name (str): domain and task joined by a dash, as published: ``"cartpole-swingup"``,
             ``"cup-catch"``, ``"finger-turn-easy"``. Dashes, underscores and case are not told
             apart, and the suite's own domain names (``ball_in_cup``, ``point_mass``) hold as well.
-        episode_length (int, optional): truncates episodes earlier than the suite does; decisions.
+        episode_length (int, optional): truncates episodes earlier than the suite does; agent steps.
         pixels (bool): observe frames from the published camera.
 
     Returns:

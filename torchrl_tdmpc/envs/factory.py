@@ -28,7 +28,7 @@ def load_task(
         backend (str): where the task comes from; one of ``BACKENDS``.
         name (str): the task's name in that backend: ``"walker-stand"``, ``"Hopper-v5"``, or the
             import path of a function, ``"package.module:function"``.
-        episode_length (int, optional): time limit in decisions. It may shorten the limit that the
+        episode_length (int, optional): time limit in agent steps. It may shorten the limit that the
             task declares, and is needed where a task declares none.
         pixels (bool): observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
 

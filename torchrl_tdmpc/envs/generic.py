@@ -42,9 +42,9 @@ def make_task(
             of environments is such a function. What is returned is seeded with ``set_seed``; one
             that draws from torch's global generator all the same shares it with the agent.
         name (str, optional): for messages and titles; None takes the id or the function's name.
-        episode_length (int, optional): time limit in decisions; needed unless a Gymnasium id
+        episode_length (int, optional): time limit in agent steps; needed unless a Gymnasium id
             declares one.
-        action_repeat (int): environment steps in a decision.
+        action_repeat (int): environment steps in an agent step.
         observation_keys (sequence of NestedKey, optional): the entries to concatenate, in this
             order; None takes every entry of ``observation_spec``, in its own order.
         pixels (bool): observe three stacked frames of 64 x 64 pixels out of the environment's

@@ -22,7 +22,7 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
 
     Returns:
         gymnasium.Env: the environment, with the time limit that its id declares. It can be rendered
-        if it declares pictures among its render modes.
+        if it declares frames among its render modes.
 
     Raises:
         ImportError: if Gymnasium, or a package that the environment needs, is not installed.

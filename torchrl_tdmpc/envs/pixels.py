@@ -27,11 +27,11 @@ def append_frames(env: TransformedEnv) -> None:
     env.append_transform(CatFrames(NUM_FRAMES, -3, in_keys=["pixels"], out_keys=["observation"]))
 
 
-def to_frame(picture: np.ndarray | Tensor) -> Tensor:
-    """A picture as the encoder reads it; another size is averaged down to 64 x 64.
+def to_frame(frame: np.ndarray | Tensor) -> Tensor:
+    """A frame as the encoder reads it; another size is averaged down to 64 x 64.
 
     Args:
-        picture (np.ndarray or Tensor): uint8 ``[height, width, 3]``.
+        frame (np.ndarray or Tensor): uint8 ``[height, width, 3]``.
 
     Returns:
         Tensor: uint8 ``[3, 64, 64]``.
@@ -40,7 +40,7 @@ def to_frame(picture: np.ndarray | Tensor) -> Tensor:
         >>> to_frame(np.zeros((240, 320, 3), dtype=np.uint8)).shape
         torch.Size([3, 64, 64])
     """
-    frame = torch.as_tensor(np.array(picture)).permute(2, 0, 1)  # a copy: renderers reuse theirs
+    frame = torch.as_tensor(np.array(frame)).permute(2, 0, 1)  # a copy: renderers reuse theirs
     if frame.shape[1:] == (FRAME_SIZE, FRAME_SIZE):
         return frame.contiguous()
     small = interpolate(frame.float().unsqueeze(0), (FRAME_SIZE, FRAME_SIZE), mode="area")
@@ -48,7 +48,7 @@ def to_frame(picture: np.ndarray | Tensor) -> Tensor:
 
 
 class _Frame(PixelRenderTransform):
-    """TorchRL's transform, which would reset the environment to learn the shape of a picture."""
+    """TorchRL's transform, which would reset the environment to learn the shape of a frame."""
 
     def transform_observation_spec(self, observation_spec: TensorSpec) -> TensorSpec:
         shape = (FRAME_CHANNELS, FRAME_SIZE, FRAME_SIZE)

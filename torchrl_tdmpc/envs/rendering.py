@@ -27,7 +27,7 @@ def choose_renderer() -> None:
 
 
 def render(env: EnvBase) -> np.ndarray:
-    """A picture of one environment as it is now, for people to look at.
+    """A frame of one environment as it is now, for people to look at.
 
     dm_control is drawn at 384 x 512; any other environment at the size of its own ``render()``.
 
@@ -39,7 +39,7 @@ def render(env: EnvBase) -> np.ndarray:
 
     Raises:
         AttributeError: if the environment has no ``render`` method.
-        ValueError: if what the method returns is no picture.
+        ValueError: if what the method returns is no frame.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -53,10 +53,10 @@ def render(env: EnvBase) -> np.ndarray:
         env = env.base_env
     if isinstance(env, DMControlWrapper):
         return env._env.physics.render(HEIGHT, WIDTH, camera_id=getattr(env, "camera", 0))
-    picture = env.render()
-    if getattr(picture, "shape", ())[2:] != (3,) or not str(picture.dtype).endswith("uint8"):
-        raise ValueError("render() gives no uint8 picture of shape [height, width, 3].")
-    return np.asarray(picture)
+    frame = env.render()
+    if getattr(frame, "shape", ())[2:] != (3,) or not str(frame.dtype).endswith("uint8"):
+        raise ValueError("render() gives no uint8 frame of shape [height, width, 3].")
+    return np.asarray(frame)
 
 
 def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
@@ -68,15 +68,15 @@ def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
         reason (str): why it is to be rendered: ``"env.pixels is true"``.
 
     Raises:
-        ValueError: if rendering fails or gives something else than a picture.
+        ValueError: if rendering fails or gives something else than a frame.
     """
     try:
         env.reset()
         render(env)
     except Exception as error:  # each OpenGL library has errors of its own
-        fault = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        failure = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         renderer = os.environ.get("MUJOCO_GL", "not set")
         raise ValueError(
-            f"{reason}, but env.task {name!r} cannot be rendered here ({fault}); MUJOCO_GL, which "
-            f"is {renderer}, may be egl, osmesa or glfw, whichever is installed."
+            f"{reason}, but env.task {name!r} cannot be rendered here ({failure}); MUJOCO_GL, "
+            f"which is {renderer}, may be egl, osmesa or glfw, whichever is installed."
         ) from error

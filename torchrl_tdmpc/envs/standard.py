@@ -49,8 +49,8 @@ def build_task(
         backend (str): where it comes from.
         time_limit (Callable[[EnvBase], float or None]): reads the limit that an environment
             declares, in environment steps; None or infinity for none.
-        episode_length (int, optional): the limit asked for, in decisions.
-        action_repeat (int): environment steps in a decision.
+        episode_length (int, optional): the limit asked for, in agent steps.
+        action_repeat (int): environment steps in an agent step.
         base_repeats (bool): whether ``make_base``'s environments repeat actions by themselves.
         observation_keys (sequence of NestedKey, optional): see :func:`standardise`.
         pixels (bool): see :func:`standardise`.
@@ -104,8 +104,8 @@ def standardise(
     Args:
         base (EnvBase): of batch size ``[]``, with one continuous, bounded ``action`` vector.
         name (str): the task's name, for the messages.
-        max_steps (int, optional): decisions after which an episode is truncated.
-        action_repeat (int): environment steps in a decision; rewards are summed over them.
+        max_steps (int, optional): agent steps after which an episode is truncated.
+        action_repeat (int): environment steps in an agent step; rewards are summed over them.
         observation_keys (sequence of NestedKey, optional): what is concatenated, in this order;
             None takes every entry of ``observation_spec`` in its own order.
         pixels (bool): observe three stacked frames of ``base.render()`` instead.
@@ -146,7 +146,7 @@ class RepeatAction(FrameSkipTransform):
     """TorchRL's transform, which here stops where the episode ends and passes on the state.
 
     Args:
-        frame_skip (int): environment steps in a decision.
+        frame_skip (int): environment steps in an agent step.
     """
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:

@@ -16,9 +16,9 @@ class Task:
     Attributes:
         name (str): the task's name within its backend, in the published spelling.
         backend (str): where the task comes from, such as ``"dmcontrol"``.
-        episode_length (int): time limit of an episode, in decisions. An episode that reaches it is
-            truncated, not terminated.
-        action_repeat (int): environment steps that one decision takes.
+        episode_length (int): time limit of an episode, in agent steps. An episode that reaches it
+            is truncated, not terminated.
+        action_repeat (int): environment steps that one agent step takes.
         observation_shape (tuple of int): shape of one ``observation``: ``(D,)`` for a vector,
             ``(9, 64, 64)`` for frames.
         action_dim (int): size of one ``action``, A.
@@ -61,7 +61,7 @@ def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
 
 
 def resolve_episode_length(task: str, declared: int | None, requested: int | None) -> int:
-    """The time limit that holds, in decisions.
+    """The time limit that holds, in agent steps.
 
     Args:
         task (str): the task's name, for the messages.
@@ -86,13 +86,13 @@ def resolve_episode_length(task: str, declared: int | None, requested: int | Non
         if declared is None:
             raise ValueError(
                 f"env.episode_length is None, but env.task {task!r} declares no time limit; "
-                "choose the number of decisions after which an episode is truncated."
+                "choose the number of agent steps after which an episode is truncated."
             )
         return declared
     if requested < 1 or (declared is not None and requested > declared):
         choices = "at least 1" if declared is None else f"from 1 to {declared}"
         raise ValueError(
             f"env.episode_length {requested} does not fit env.task {task!r}; "
-            f"choose {choices} decisions."
+            f"choose {choices} agent steps."
         )
     return requested

@@ -9,7 +9,7 @@ from torchrl_tdmpc.modules.layers import (
     mish,
     mlp,
     norm_mish,
-    published_order,
+    official_order,
 )
 from torchrl_tdmpc.modules.networks import MODEL_SIZES, ModelSize, make_networks, model_size
 from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
@@ -41,7 +41,7 @@ __all__ = [
     "mlp",
     "model_size",
     "norm_mish",
-    "published_order",
+    "official_order",
     "symexp",
     "symlog",
 ]

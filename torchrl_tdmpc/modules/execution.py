@@ -25,7 +25,7 @@ class Execution:
     """How planner and update run their hot functions; the mathematics stay the same.
 
     Args:
-        compile: ``"off"`` runs them as written; ``"default"`` and ``"max"`` send them through
+        compile: ``"off"`` runs them eagerly; ``"default"`` and ``"max"`` send them through
             ``torch.compile``, the latter with a longer search for the fastest kernels. The first
             calls take a minute or more, and some seconds again for another number of environments
             or another batch size. Random draws are those of eager mode.

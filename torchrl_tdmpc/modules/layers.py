@@ -19,7 +19,7 @@ __all__ = [
     "mish",
     "mlp",
     "norm_mish",
-    "published_order",
+    "official_order",
 ]
 
 
@@ -165,9 +165,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 class SimNorm(nn.Module):
     """Simplicial normalisation: a softmax over each group of features (arXiv 2204.00616).
 
-    Of L features, every (L / dim)-th makes a group. The published code groups ``dim`` neighbours;
-    the order of a latent's features has no meaning, and a softmax over a strided dimension is
-    several times faster. :func:`published_order` translates.
+    Of L features, every (L / dim)-th makes a group. The official implementation groups ``dim``
+    neighbours; the order of a latent's features has no meaning, and a softmax over a strided
+    dimension is several times faster. :func:`official_order` translates.
 
     Args:
         dim: number of features in a group, the dimension of each simplex.
@@ -202,7 +202,7 @@ class SimNorm(nn.Module):
         return f"dim={self.dim}"
 
 
-def published_order(latent_dim: int, simnorm_dim: int) -> Tensor:
+def official_order(latent_dim: int, simnorm_dim: int) -> Tensor:
     """Where each feature of our latent stands in the published one.
 
     Args:
@@ -213,7 +213,7 @@ def published_order(latent_dim: int, simnorm_dim: int) -> Tensor:
         int64 ``[L]``: ``ours = published[..., order]``; back again it is ``order.argsort()``.
 
     Examples:
-        >>> published_order(6, 2)
+        >>> official_order(6, 2)
         tensor([0, 2, 4, 1, 3, 5])
     """
     return torch.arange(latent_dim).view(-1, simnorm_dim).T.flatten()

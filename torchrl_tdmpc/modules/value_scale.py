@@ -15,7 +15,7 @@ class RunningPercentileScale(nn.Module):
     2310.16828). It starts at 1.
 
     Args:
-        tau: weight of the newest distance in the average.
+        tau: Polyak coefficient of the average.
 
     Raises:
         ValueError: a weight outside [0, 1].

@@ -41,7 +41,7 @@ class TDMPC2Loss(FunctionalLoss):
         value_coef: weight of the value loss.
         termination_coef: weight of the termination loss.
         entropy_coef: weight of the scaled entropy in the policy loss.
-        value_scale_tau: weight of the newest percentile range in the running value scale.
+        value_scale_tau: Polyak coefficient of the running value scale.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``; the last gives the weighted terms ``[B, H]``
             (``[B, H + 1]`` for the policy), whose mean is the loss.
 

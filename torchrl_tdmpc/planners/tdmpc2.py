@@ -84,18 +84,18 @@ class TDMPC2Planner(MPCPlannerBase):
 
     Keyword Args:
         discount: discount factor, gamma, in (0, 1).
-        horizon: number of decisions planned ahead, H.
+        horizon: number of agent steps planned ahead, H.
         iterations: number of refinements of the action distribution; ``"auto"`` is 6, or 8 from 20
             action dimensions on.
         num_samples: trajectories valued in each iteration, N.
         num_elites: best trajectories that refit the distribution, K.
-        num_policy_trajs: trajectories that the policy prior proposes, P, part of N.
+        num_pi_trajs: trajectories that the policy prior proposes, P, part of N.
         min_std: lower limit of the action distribution's standard deviation.
         max_std: upper limit of the same, and its value before the first iteration.
         temperature: of the elites' softmax weights; higher is greedier.
         mpc: False acts with the policy prior alone: a sample when exploring, else its mode.
         execution: how planning runs: compiled or not, and in which precision. Encoding, and acting
-            with ``mpc=False``, run as written, in float32.
+            with ``mpc=False``, run eagerly, in float32.
         previous_mean_key: where the mean is carried.
         nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
@@ -126,7 +126,7 @@ class TDMPC2Planner(MPCPlannerBase):
         iterations: int | Literal["auto"] = "auto",
         num_samples: int = 512,
         num_elites: int = 64,
-        num_policy_trajs: int = 24,
+        num_pi_trajs: int = 24,
         min_std: float = 0.05,
         max_std: float = 2.0,
         temperature: float = 0.5,
@@ -148,7 +148,7 @@ class TDMPC2Planner(MPCPlannerBase):
         self.iterations = iterations
         self.num_samples = num_samples
         self.num_elites = num_elites
-        self.num_policy_trajs = num_policy_trajs
+        self.num_pi_trajs = num_pi_trajs
         self.min_std = min_std
         self.max_std = max_std
         self.temperature = temperature
@@ -176,8 +176,8 @@ class TDMPC2Planner(MPCPlannerBase):
                 1 <= self.num_elites <= self.num_samples,
                 f"between 1 and planner.num_samples = {self.num_samples}",
             ),
-            "num_policy_trajs": (
-                0 <= self.num_policy_trajs <= self.num_samples,
+            "num_pi_trajs": (
+                0 <= self.num_pi_trajs <= self.num_samples,
                 f"between 0 and planner.num_samples = {self.num_samples}",
             ),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
@@ -242,7 +242,7 @@ class TDMPC2Planner(MPCPlannerBase):
     def draw(self, latent: Tensor) -> PlanDraws:
         """Draw the random numbers of one planning call for latents ``[E, L]``."""
         envs, horizon, action = len(latent), self.horizon, self.action_dim
-        prior, sampled = self.num_policy_trajs, self.num_samples - self.num_policy_trajs
+        prior, sampled = self.num_pi_trajs, self.num_samples - self.num_pi_trajs
         iterations = self.iterations
 
         def normal(*shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""The plot of a run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def plot_returns(
         output_dir: A directory with ``train.csv`` and ``eval.csv``, either without rows or with.
         others: More of them (other seeds, say), named in the legend and one colour each.
         title: What was trained, such as ``"walker-stand, 1M parameters, seed 1"``.
-        path: Where the picture goes; ``returns.png`` in ``output_dir`` when not given.
+        path: Where the plot goes; ``returns.png`` in ``output_dir`` when not given.
 
     Returns:
-        The path of the picture.
+        The path of the plot.
 
     Raises:
         FileNotFoundError: If a directory lacks one of the files.

@@ -23,7 +23,7 @@ __all__ = ["RunLog", "check_backend"]
 BACKENDS = ("csv", "tensorboard", "wandb")
 FILES = ("train.csv", "eval.csv", "multi_gamma.jsonl")  # that grow while a run goes on
 COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
-TRAIN_COLUMNS = ("step", "decisions", "episode", "return", "length")
+TRAIN_COLUMNS = ("step", "agent_steps", "episode", "return", "length")
 COST_COLUMNS = ("ms_per_step", "peak_memory_mib", "seconds")
 EVAL_COLUMNS = (
     "step",
@@ -32,7 +32,7 @@ EVAL_COLUMNS = (
     "reward_std",
     "episodes",
     "length",
-    "decisions",
+    "agent_steps",
     "seconds",
 )
 
@@ -68,7 +68,7 @@ class RunLog:
         ...     with RunLog(directory, metrics=["loss_value"], seed=1) as log:
         ...         log.update(TensorDict(loss_value=torch.tensor(0.5)))
         ...         log.update(TensorDict(loss_value=torch.tensor(1.0)))
-        ...         row = log.episodes(step=1000, decisions=500, returns=[12.5], lengths=[500])[0]
+        ...         row = log.episodes(step=1000, agent_steps=500, returns=[12.5], lengths=[500])[0]
         >>> row["return"], row["loss_value"]
         (12.5, 0.75)
     """
@@ -139,7 +139,7 @@ class RunLog:
             self._counts[name] = self._counts.get(name, 0.0) + finite
 
     def episodes(
-        self, *, step: int, decisions: int, returns: Sequence[float], lengths: Sequence[int]
+        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
     ) -> list[dict[str, Any]]:
         """Write a row of ``train.csv`` for every episode that ended in one vector step.
 
@@ -149,16 +149,16 @@ class RunLog:
 
         Args:
             step: Environment steps so far, action repeat counted.
-            decisions: Actions chosen so far, summed over environments.
+            agent_steps: Actions chosen so far, summed over environments.
             returns: Undiscounted return of each episode.
-            lengths: Decisions in each episode.
+            lengths: Agent steps in each episode.
 
         Returns:
             The rows as written.
         """
         if not len(returns):
             return []
-        shared = {"step": step, "decisions": decisions, **self._take_averages()}
+        shared = {"step": step, "agent_steps": agent_steps, **self._take_averages()}
         shared |= {
             "ms_per_step": self._take_ms_per_step(step),
             "peak_memory_mib": peak_memory_mib(self.device),
@@ -173,15 +173,15 @@ class RunLog:
         return rows
 
     def evaluation(
-        self, *, step: int, decisions: int, returns: Sequence[float], lengths: Sequence[int]
+        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
     ) -> dict[str, Any]:
         """Write a row of ``eval.csv``.
 
         Args:
             step: Environment steps trained so far, action repeat counted.
-            decisions: Actions chosen in training so far, summed over environments.
+            agent_steps: Actions chosen in training so far, summed over environments.
             returns: Undiscounted return of each evaluation episode, at least one.
-            lengths: Decisions in each of them.
+            lengths: Agent steps in each of them.
 
         Returns:
             The row as written: ``reward`` is the mean return, ``reward_std`` its standard
@@ -195,7 +195,7 @@ class RunLog:
             "reward_std": returns.std(correction=0).item(),
             "episodes": len(returns),
             "length": torch.as_tensor(lengths, dtype=torch.float64).mean().item(),
-            "decisions": decisions,
+            "agent_steps": agent_steps,
             "seconds": time.perf_counter() - self._start,
         }
         self._eval.write(row)

@@ -14,18 +14,18 @@ from torchrl_tdmpc.envs import Task, refuse_rendering
 
 __all__ = ["FirstEpisodeRecorder", "check_video"]
 
-FRAMES_PER_SECOND = 30  # one frame a decision
+FRAMES_PER_SECOND = 30  # one frame an agent step
 
 
 class FirstEpisodeRecorder(Transform):
     """Writes an mp4 of the first episode of a batched environment's first environment.
 
-    One frame shows the initial state and one the state after each decision, 30 of them a second.
+    One frame shows the initial state and one the state after each agent step, 30 of them a second.
     The file appears when the episode has ended; closing the environment earlier leaves none.
 
     Args:
         path: the file to write; its folder is made when absent.
-        draw: gives the current picture of the first environment, uint8 ``[height, width, 3]``.
+        draw: gives the current frame of the first environment, uint8 ``[height, width, 3]``.
     """
 
     def __init__(self, path: str | Path, draw: Callable[[], np.ndarray]):

@@ -16,18 +16,18 @@ __all__ = ["Counters"]
 class Counters:
     """How far a run is.
 
-    What is due follows from the differences: updates from ``decisions - updates``, an evaluation or
-    a checkpoint from the last one. So a run that ends anywhere between two updates goes on there.
+    What is due follows from the differences: updates from ``agent_steps - updates``, an evaluation
+    or a checkpoint from the last one. So a run that ends between any two updates goes on there.
 
     Attributes:
-        decisions: actions chosen, summed over environments.
+        agent_steps: actions chosen, summed over environments.
         updates: updates done.
-        evaluated: decisions at the last evaluation.
-        saved: decisions at the last checkpoint; -1 before the first, which is due at 0.
+        evaluated: agent steps at the last evaluation.
+        saved: agent steps at the last checkpoint; -1 before the first, which is due at 0.
         nan_values: of the last plan, for the log.
     """
 
-    decisions: int = 0
+    agent_steps: int = 0
     updates: int = 0
     evaluated: int = 0
     saved: int = -1

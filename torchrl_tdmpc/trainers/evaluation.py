@@ -24,7 +24,7 @@ def evaluate(
     episodes: int,
     seed: int,
     device: torch.device | str = "cpu",
-    on_decision: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
     video: str | Path | None = None,
 ) -> tuple[list[float], list[int]]:
     """Run evaluation episodes side by side, each in an environment of its own.
@@ -38,14 +38,14 @@ def evaluate(
         episodes: number of episodes.
         seed: of the environments and of every draw.
         device: where the policy is.
-        on_decision: called after every decision (of all environments together); an exception it
+        on_step: called after every agent step (of all environments together); an exception it
             raises ends the evaluation.
         video: where to write an mp4 of the first episode; see
             :class:`~torchrl_tdmpc.trainers.FirstEpisodeRecorder`. The episodes are the same without
             it.
 
     Returns:
-        The undiscounted return of each episode, and its length in decisions.
+        The undiscounted return of each episode, and its length in agent steps.
 
     Raises:
         ValueError: no episode.
@@ -78,7 +78,7 @@ def evaluate(
                 policy,
                 break_when_any_done=False,
                 break_when_all_done=True,
-                callback=lambda env, tensordict: on_decision(),
+                callback=lambda env, tensordict: on_step(),
             )
     finally:
         env.close()

@@ -1,4 +1,4 @@
-"""Ending a run between two decisions, instead of somewhere inside an update."""
+"""Ending a run between two agent steps, instead of somewhere inside an update."""
 
 from __future__ import annotations
 

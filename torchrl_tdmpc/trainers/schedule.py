@@ -1,12 +1,12 @@
-"""What the published code derives from the length of an episode."""
+"""What the official implementation derives from the length of an episode."""
 
 from __future__ import annotations
 
-__all__ = ["discount_heuristic", "seed_decisions"]
+__all__ = ["discount_heuristic", "seed_steps"]
 
 
 def discount_heuristic(episode_length: int, maximum: float = 0.995) -> float:
-    """Discount factor for episodes of T decisions: ``clip((T/5 - 1) / (T/5), 0.95, maximum)``.
+    """Discount factor for episodes of T agent steps: ``clip((T/5 - 1) / (T/5), 0.95, maximum)``.
 
     Source: appendix on hyper-parameters, arXiv 2310.16828.
 
@@ -20,14 +20,14 @@ def discount_heuristic(episode_length: int, maximum: float = 0.995) -> float:
     return min(max((fifth - 1) / fifth, 0.95), maximum)
 
 
-def seed_decisions(episode_length: int, num_envs: int = 1) -> int:
-    """Random decisions before the first update: ``max(1000, 5 episodes)``, as published.
+def seed_steps(episode_length: int, num_envs: int = 1) -> int:
+    """Random agent steps before the first update: ``max(1000, 5 episodes)``, as published.
 
-    Decisions are summed over environments. Where there are more than five, each one still finishes
-    an episode, because only finished episodes are learned from.
+    Agent steps are summed over environments. Where there are more than five, each one still
+    finishes an episode, because only finished episodes are learned from.
 
     Examples:
-        >>> seed_decisions(500), seed_decisions(100), seed_decisions(500, num_envs=16)
+        >>> seed_steps(500), seed_steps(100), seed_steps(500, num_envs=16)
         (2500, 1000, 8000)
     """
     return max(1000, max(5, num_envs) * episode_length)

@@ -25,9 +25,9 @@ class TDMPC2Update:
 
     Keyword Args:
         lr: learning rate of both optimisers.
-        encoder_lr_scale: factor on the encoder's learning rate.
+        enc_lr_scale: factor on the encoder's learning rate.
         grad_clip_norm: largest norm of the model's gradient, and of the policy's.
-        tau: weight of the newest Q-functions in their targets.
+        tau: Polyak coefficient of the target Q-functions.
         execution: how the losses are computed: compiled or not, and in which precision.
 
     Raises:
@@ -65,14 +65,14 @@ class TDMPC2Update:
         multi_gamma_loss: MultiGammaValueLoss | None = None,
         *,
         lr: float = 3e-4,
-        encoder_lr_scale: float = 0.3,
+        enc_lr_scale: float = 0.3,
         grad_clip_norm: float = 20.0,
         tau: float = 0.01,
         execution: Execution = Execution(),
     ):
         limits = {
             "lr": (lr, lr > 0, "positive"),
-            "encoder_lr_scale": (encoder_lr_scale, encoder_lr_scale >= 0, "at least 0"),
+            "enc_lr_scale": (enc_lr_scale, enc_lr_scale >= 0, "at least 0"),
             "grad_clip_norm": (grad_clip_norm, grad_clip_norm > 0, "positive"),
             "tau": (tau, 0 < tau <= 1, "in (0, 1]"),
         }
@@ -87,7 +87,7 @@ class TDMPC2Update:
         encoder = list(loss.world_model.encoder.parameters())
         rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
         rest += loss.q_ensemble.parameters()
-        groups = [{"params": encoder, "lr": lr * encoder_lr_scale}, {"params": rest}]
+        groups = [{"params": encoder, "lr": lr * enc_lr_scale}, {"params": rest}]
         if multi_gamma_loss is not None:
             groups.append({"params": list(multi_gamma_loss.heads.parameters())})
         self.model_optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-8, fused=True)

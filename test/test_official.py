@@ -1,4 +1,4 @@
-"""Checkpoints of the published implementation: what is read, what is written, what is refused."""
+"""Checkpoints of the official implementation: what is read, what is written, what is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from reference_data import FOLDER
 from tiny import tiny_loss, tiny_networks
 
 from torchrl_tdmpc import SymlogTwoHot, TDMPC2Loss, make_networks
-from torchrl_tdmpc.checkpoints import load_published, published_weights, save_published
-from torchrl_tdmpc.modules import ModelSize, published_order
+from torchrl_tdmpc.checkpoints import load_official, official_weights, save_official
+from torchrl_tdmpc.modules import ModelSize, official_order
 from torchrl_tdmpc.trainers import TDMPC2Update
 
 CHECKPOINTS = FOLDER / "checkpoints"
@@ -39,13 +39,13 @@ def identical(ours, theirs):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_published_outputs(name):
-    loss, observation_shape, action_dim = load_published(CHECKPOINTS / f"{name}.pt", discount=0.99)
+def test_official_outputs(name):
+    loss, observation_shape, action_dim = load_official(CHECKPOINTS / f"{name}.pt", discount=0.99)
     expected = dict(np.load(CHECKPOINTS / "expected.npz"))
     expected = {key: torch.from_numpy(value) for key, value in expected.items()}
     observation, action = expected.pop("observation"), expected["policy_mean"]
     latent = loss.world_model.encode(observation)
-    order = published_order(latent.shape[-1], 8)
+    order = official_order(latent.shape[-1], 8)
     ours = {
         "latent": latent[..., order.argsort()],
         "policy_mean": loss.policy_prior.mode(latent),
@@ -63,8 +63,8 @@ def test_published_outputs(name):
 
 
 def test_both_formats_hold_the_same_agent():
-    newer, older = (load_published(CHECKPOINTS / f"{name}.pt", discount=0.99) for name in FORMATS)
-    ours, theirs = published_weights(newer.loss), published_weights(older.loss)
+    newer, older = (load_official(CHECKPOINTS / f"{name}.pt", discount=0.99) for name in FORMATS)
+    ours, theirs = official_weights(newer.loss), official_weights(older.loss)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for loss in (newer.loss, older.loss):
@@ -77,20 +77,20 @@ def test_round_trip_is_exact(tmp_path, with_extras):
     if with_extras:
         entries |= {name: torch.Size([5]) for name in EXTRAS if name.endswith("batch_size")}
         entries |= {name: None for name in EXTRAS if name.endswith("device")}
-    loss = load_published(written(tmp_path, entries), discount=0.99).loss
-    save_published(tmp_path / "again.pt", loss)
+    loss = load_official(written(tmp_path, entries), discount=0.99).loss
+    save_official(tmp_path / "again.pt", loss)
     again = torch.load(tmp_path / "again.pt", weights_only=True)
     assert again.keys() == {"model"}
     assert again["model"].keys() == entries.keys() | EXTRAS
     assert all(identical(again["model"][name], entry) for name, entry in entries.items())
 
-    ours = published_weights(load_published(tmp_path / "again.pt", discount=0.99).loss)
-    assert all(torch.equal(ours[name], w) for name, w in published_weights(loss).items())
+    ours = official_weights(load_official(tmp_path / "again.pt", discount=0.99).loss)
+    assert all(torch.equal(ours[name], w) for name, w in official_weights(loss).items())
 
 
 def test_an_older_file_is_written_as_a_newer_one(tmp_path):
-    save_published(
-        tmp_path / "newer.pt", load_published(CHECKPOINTS / "older_format.pt", discount=0.99).loss
+    save_official(
+        tmp_path / "newer.pt", load_official(CHECKPOINTS / "older_format.pt", discount=0.99).loss
     )
     entries, newer = published_entries(), published_entries(tmp_path / "newer")
     assert newer.keys() == entries.keys() | EXTRAS
@@ -113,9 +113,9 @@ def test_sizes_heads_and_encoder_are_inferred(tmp_path, shape, size, episodic, b
     loss = TDMPC2Loss(*networks, discount=0.95)
     for target in loss.target_q_ensemble_params.values(True, True):
         target.data.normal_()
-    save_published(tmp_path / "agent.pt", loss)
+    save_official(tmp_path / "agent.pt", loss)
     before = torch.get_rng_state()
-    agent = load_published(tmp_path / "agent.pt", discount=0.9, vmin=-5, vmax=5, rho=0.7)
+    agent = load_official(tmp_path / "agent.pt", discount=0.9, vmin=-5, vmax=5, rho=0.7)
     assert torch.equal(before, torch.get_rng_state())
     assert agent.observation_shape == shape and agent.action_dim == 2
     assert (agent.loss.discount, agent.loss.rho) == (0.9, 0.7)
@@ -128,17 +128,17 @@ def test_sizes_heads_and_encoder_are_inferred(tmp_path, shape, size, episodic, b
 
 
 def test_simnorm_is_an_argument(tmp_path):
-    save_published(tmp_path / "agent.pt", TDMPC2Loss(*tiny_networks(simnorm_dim=4), discount=0.9))
-    agent = load_published(tmp_path / "agent.pt", discount=0.9, simnorm_dim=4)
+    save_official(tmp_path / "agent.pt", TDMPC2Loss(*tiny_networks(simnorm_dim=4), discount=0.9))
+    agent = load_official(tmp_path / "agent.pt", discount=0.9, simnorm_dim=4)
     latent = agent.loss.world_model.encode(torch.randn(5, *agent.observation_shape))
     torch.testing.assert_close(latent.unflatten(-1, (4, -1)).sum(-2), torch.ones(5, 4))
 
 
 def test_an_update_keeps_the_targets_that_were_loaded():
-    loss = load_published(CHECKPOINTS / "newer_format.pt", discount=0.99).loss
-    before = {name: weight.clone() for name, weight in published_weights(loss).items()}
+    loss = load_official(CHECKPOINTS / "newer_format.pt", discount=0.99).loss
+    before = {name: weight.clone() for name, weight in official_weights(loss).items()}
     TDMPC2Update(loss)
-    after = published_weights(loss)
+    after = official_weights(loss)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     target = before["_target_Qs_params.0.weight"]
     assert not torch.equal(target, before["_Qs.params.0.weight"])
@@ -213,7 +213,7 @@ def test_what_is_wrong_is_named(tmp_path, name, change, words):
     change(entries)
     path = written(tmp_path, entries)
     with pytest.raises(ValueError) as error:
-        load_published(path, discount=0.99)
+        load_official(path, discount=0.99)
     message = str(error.value)
     assert all(word in message for word in (*words, str(path))), message
     assert "\n" not in message
@@ -232,26 +232,26 @@ class Touch:
 def test_what_is_no_such_file_is_refused(tmp_path):
     path = tmp_path / "agent.pt"
     with pytest.raises(FileNotFoundError, match=r"agent\.pt"):
-        load_published(path, discount=0.99)
+        load_official(path, discount=0.99)
     torch.save({"model": {**published_entries(), "payload": Touch(tmp_path / "executed")}}, path)
     with pytest.raises(ValueError, match=r"agent\.pt cannot be read as a file of tensors alone"):
-        load_published(path, discount=0.99)
+        load_official(path, discount=0.99)
     assert not (tmp_path / "executed").exists()
     for content in (b"", b"no checkpoint", (CHECKPOINTS / "newer_format.pt").read_bytes()[:-999]):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"agent\.pt cannot be read"):
-            load_published(path, discount=0.99)
+            load_official(path, discount=0.99)
     for content in ([1.0], {"agent": published_entries()}, {"model": torch.zeros(2)}):
         torch.save(content, path)
         with pytest.raises(ValueError, match=r"agent\.pt has no entry 'model'"):
-            load_published(path, discount=0.99)
+            load_official(path, discount=0.99)
 
 
 def test_only_published_networks_are_written(tmp_path):
     encoder = torch.nn.Linear(3, 16)
     networks = make_networks((3,), 2, ModelSize(8, 8, 16, 2, 2), encoder=encoder)
     with pytest.raises(ValueError, match=r"the loss has no entry '_encoder\.state\.0\.weight'"):
-        save_published(tmp_path / "agent.pt", TDMPC2Loss(*networks, discount=0.9))
+        save_official(tmp_path / "agent.pt", TDMPC2Loss(*networks, discount=0.9))
     with pytest.raises(ValueError, match="float64"):
-        save_published(tmp_path / "agent.pt", tiny_loss().double())
+        save_official(tmp_path / "agent.pt", tiny_loss().double())
     assert not (tmp_path / "agent.pt").exists()
