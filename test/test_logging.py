@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import math
+import os
 import subprocess
 import sys
 import time
@@ -112,6 +113,24 @@ def test_milliseconds_per_step_leave_pauses_out(tmp_path, monkeypatch):
     assert (last["ms_per_step"], last["seconds"]) == (6.0, 55.0)
 
 
+def test_the_clock_of_a_resumed_run_goes_on_where_it_stood(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    log = RunLog(tmp_path)
+    now += 2.0
+    with log.pause():
+        now += 50.0
+    log.episodes(step=1000, decisions=500, returns=[0.0], lengths=[500])
+    state = log.state_dict()
+    log.close()
+    now = 900.0
+    log = RunLog(tmp_path, resume=True)
+    log.load_state_dict(state)
+    now += 3.0
+    row = log.episodes(step=1500, decisions=750, returns=[0.0], lengths=[250])[0]
+    assert (row["ms_per_step"], row["seconds"]) == (6.0, 55.0)
+
+
 def test_a_directory_holds_one_run(tmp_path):
     with RunLog(tmp_path) as log:
         log.episodes(step=2, decisions=1, returns=[1.0], lengths=[1])
@@ -119,6 +138,33 @@ def test_a_directory_holds_one_run(tmp_path):
     with pytest.raises(FileExistsError, match=f"output_dir '{tmp_path}' already holds a run"):
         RunLog(tmp_path)
     assert (tmp_path / "train.csv").read_text() == before
+
+
+def test_a_directory_with_a_checkpoint_holds_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/checkpoint-000000000000.torchrl").touch()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        RunLog(tmp_path)
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_a_file_that_lost_rows_is_not_gone_on_with(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.episodes(step=2, decisions=1, returns=[1.0], lengths=[1])
+        state = log.state_dict()
+    size = state["sizes"]["train.csv"]
+    os.truncate(tmp_path / "train.csv", size - 1)
+    with (
+        RunLog(tmp_path, resume=True) as log,
+        pytest.raises(ValueError, match=f"has {size - 1} bytes; it had {size} at the checkpoint"),
+    ):
+        log.load_state_dict(state)
+
+
+def test_a_file_of_other_columns_is_not_gone_on_with(tmp_path):
+    RunLog(tmp_path).close()
+    with pytest.raises(ValueError, match=r"train\.csv has other columns"):
+        RunLog(tmp_path, metrics=["loss_value"], resume=True)
 
 
 def test_backend_is_checked_before_anything_is_made(tmp_path, monkeypatch):
