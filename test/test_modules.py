@@ -420,7 +420,8 @@ def test_value_scale_averages_the_percentile_range():
 @pytest.mark.parametrize("lost", [math.nan, math.inf])
 def test_value_scale_stays_where_the_spread_is_not_finite(lost):
     scale = RunningPercentileScale(tau=0.5)
-    scale.update(torch.tensor([0.0, 10.0, lost]).repeat(10))
+    values = [0.0] * 10 + [10.0] * 9 + [lost]  # the 95th percentile lies between the last two
+    scale.update(torch.tensor(values))
     assert scale.value == 1
 
 
