@@ -164,6 +164,25 @@ def test_a_file_is_on_disk_before_its_name_and_the_name_after_it(tmp_path, monke
     assert path.read_bytes() == b"1" and not staged.exists()
 
 
+def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_previous_checkpoint(
+    tmp_path, monkeypatch
+):
+    source, target = Run(seed=0), Run(seed=1)
+    save_checkpoint(tmp_path, 5, source.components, metadata={"updates": 1}, keep_last=1)
+    saved = source.weights()
+    source.update(10)
+
+    def full(*args, **kwargs):
+        raise RuntimeError("unexpected pos 704 vs 662")  # PyTorch's words for a full disk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"checkpoint-0+6.torchrl cannot be written: .* 704"):
+            save_checkpoint(tmp_path, 6, source.components, keep_last=1)
+    assert load_checkpoint(tmp_path, target.components) == {"updates": 1}
+    assert same(saved, target.weights())
+
+
 def test_what_is_not_a_checkpoint_is_refused(tmp_path):
     run = Run(seed=0)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):

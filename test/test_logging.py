@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import math
 import os
 import subprocess
@@ -20,6 +21,7 @@ from tensordict import TensorDict
 from torchrl_tdmpc.training import logging as run_logging
 from torchrl_tdmpc.training.logging import RunLog, write_config
 from torchrl_tdmpc.training.plotting import plot_returns
+from torchrl_tdmpc.training.snapshot import append_snapshot
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -165,6 +167,27 @@ def test_a_file_of_other_columns_is_not_gone_on_with(tmp_path):
     RunLog(tmp_path).close()
     with pytest.raises(ValueError, match=r"train\.csv has other columns"):
         RunLog(tmp_path, metrics=["loss_value"], resume=True)
+
+
+def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
+    def write(log, step):
+        log.episodes(step=step, decisions=step // 2, returns=[1.0], lengths=[step // 2])
+        log.evaluation(step=step, decisions=step // 2, returns=[1.0], lengths=[step // 2])
+        append_snapshot(tmp_path, step, {"gammas": [0.9], "examples": []})
+
+    log = RunLog(tmp_path)
+    write(log, 10)
+    state = log.state_dict()
+    write(log, 20)
+    log.close()
+    with RunLog(tmp_path, resume=True) as log:
+        log.load_state_dict(state)
+        for step in (20, 30):
+            write(log, step)
+    for name in ("train.csv", "eval.csv"):
+        assert [row["step"] for row in read(tmp_path / name)] == ["10", "20", "30"]
+    snapshots = (tmp_path / "multi_gamma.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in snapshots] == [10, 20, 30]
 
 
 def test_backend_is_checked_before_anything_is_made(tmp_path, monkeypatch):
