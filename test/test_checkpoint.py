@@ -14,6 +14,7 @@ from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
 
 from torchrl_tdmpc.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.checkpoints.durable import publish
 
 
 class Run:
@@ -137,6 +138,49 @@ def test_death_during_a_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch
     assert same(saved, target.weights())
     save_checkpoint(tmp_path, next_step, source.components, keep_last=1)  # and it tidies up
     assert [path.name for path in tmp_path.iterdir()] == [f"checkpoint-{next_step:012d}.torchrl"]
+
+
+def test_a_file_is_on_disk_before_its_name_and_the_name_after_it(tmp_path, monkeypatch):
+    staged, path = tmp_path / "staged", tmp_path / "checkpoint"
+    calls, fsync, replace = [], os.fsync, os.replace
+
+    def recorded_fsync(descriptor):
+        inode = os.fstat(descriptor).st_ino
+        calls.append(next(p.name for p in (staged, path, tmp_path) if inode_of(p) == inode))
+        fsync(descriptor)
+
+    def recorded_replace(*paths):
+        calls.append("replace")
+        replace(*paths)
+
+    def inode_of(path):
+        return path.stat().st_ino if path.exists() else None
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    staged.write_bytes(b"1")
+    publish(staged, path)
+    assert calls == ["staged", "replace", tmp_path.name]
+    assert path.read_bytes() == b"1" and not staged.exists()
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_keeps_the_previous_checkpoint(
+    tmp_path, monkeypatch
+):
+    source, target = Run(seed=0), Run(seed=1)
+    save_checkpoint(tmp_path, 5, source.components, metadata={"updates": 1}, keep_last=1)
+    saved = source.weights()
+    source.update(10)
+
+    def full(*args, **kwargs):
+        raise RuntimeError("unexpected pos 704 vs 662")  # PyTorch's words for a full disk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"checkpoint-0+6.torchrl cannot be written: .* 704"):
+            save_checkpoint(tmp_path, 6, source.components, keep_last=1)
+    assert load_checkpoint(tmp_path, target.components) == {"updates": 1}
+    assert same(saved, target.weights())
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path):

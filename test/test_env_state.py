@@ -53,6 +53,18 @@ def test_steps_and_resets_are_the_same(name):
     assert (ours == expected).all()
 
 
+def test_an_episode_ends_at_the_suites_own_limit():
+    """dm_control itself counts environment steps to 1000, two to an agent step."""
+    task = load_task("dmcontrol", "cartpole-swingup")
+    env, other = make_env(task, seed=1), make_env(task, seed=2)
+    env.reset()
+    now = other.reset()
+    _dmcontrol(env._envs[0])._step_count = 994
+    set_env_state(other, env_state(env))
+    steps, _ = go_on(other, now, torch.zeros(4, 1, 1))
+    assert steps["done"].flatten().tolist() == [False, False, True, False]
+
+
 def test_a_state_does_not_change_with_the_environment():
     env = make_env(load_task("dmcontrol", "reacher-easy", episode_length=3), seed=0)
     env.reset()

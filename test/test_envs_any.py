@@ -108,6 +108,16 @@ def test_actions_are_scaled_to_the_bounds(action, reward):
     assert (data["next", "reward"] == reward).all()
 
 
+def test_actions_are_scaled_where_one_bound_alone_differs():
+    def make_lopsided():
+        env = Counting()
+        env.action_spec = Bounded(-1.0, 0.5, (1,))
+        return env
+
+    data = rollout(make_task(make_lopsided, episode_length=9), action=1.0)
+    assert (data["next", "reward"] == 0.5).all()
+
+
 @pytest.mark.parametrize("make", [make_counting, lambda: Counting(reads_state=True), make_wrapped])
 @pytest.mark.parametrize(
     "repeat, counts, rewards",
@@ -133,6 +143,13 @@ def test_the_time_limit_counts_decisions_and_truncates():
     assert data["next", "truncated"].flatten().nonzero().flatten().tolist() == [2, 5]
     assert not data["next", "terminated"].any()
     assert data["next", "observation"][0, :, 0].tolist() == [2, 4, 6, 2, 4, 6, 2]
+
+
+def test_a_declared_limit_that_the_repeat_does_not_divide_is_rounded_up():
+    task = make_task(lambda: gymnasium.make("Pendulum-v1", max_episode_steps=5), action_repeat=2)
+    assert task.episode_length == 3
+    data = make_env(task).rollout(9)
+    assert data["next", "truncated"].flatten().tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize(

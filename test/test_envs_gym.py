@@ -16,6 +16,7 @@ from torchrl_tdmpc.envs import load_task, make_env
 
 example = test_example.example
 HOPPER = ("env.backend=gym", "env.task=Hopper-v5", "env.episode_length=40")
+FUNCTION = ("env.backend=function", "env.task=test_envs_any:make_counting")
 
 
 def load(name, **kwargs):
@@ -128,6 +129,7 @@ def test_without_a_package_of_the_task_the_extra_is_named(monkeypatch):
         (("env.backend=gym", "env.task=Hopper-v5", "env.episode_length=null"), 0.99, 0.7, True),
         (("env.backend=gym", "env.task=Pendulum-v1", "env.episode_length=null"), 0.975, 0.7, True),
         (("env.episode_length=null",), 0.99, 0.5, False),
+        ((*FUNCTION, "env.episode_length=1000"), 0.995, 0.5, True),
         ((*HOPPER, "loss.rho=0.6", "loss.discount=0.995", "env.episodic=false"), 0.995, 0.6, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""The evaluation script as its users run it, on checkpoints of a tiny run and official ones."""
+"""Evaluation episodes, and the script as its users run it on what runs and official implementation leave."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import re
 import statistics
 import sys
 
+import numpy as np
 import pytest
 import test_example
+import torch
+from tensordict.nn import TensorDictModule
 from test_example import EXAMPLES, TINY, configure, run, without_times
 from test_video import frames
+from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_tdmpc.checkpoints import save_checkpoint, save_official
+from torchrl_tdmpc.envs import load_task
 from torchrl_tdmpc.trainers import evaluate as library_evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -118,3 +123,36 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
         script.main(arguments)
     message = str(error.value)
     assert message.startswith("error: ") and all(word in message for word in words), message
+
+
+class Observant(torch.nn.Module):
+    """Acts wildly, and keeps the exploration types that it acts under."""
+
+    def __init__(self):
+        super().__init__()
+        self.modes = set()
+
+    def forward(self, observation):
+        self.modes.add(exploration_type())
+        return torch.sin(1e4 * observation[..., :3])
+
+
+@pytest.fixture
+def observant():
+    return TensorDictModule(Observant(), in_keys=["observation"], out_keys=["action"])
+
+
+def test_an_evaluation_does_not_explore(observant):
+    task = load_task("gym", "Hopper-v5", episode_length=3)
+    library_evaluate(observant, task, episodes=2, seed=5)
+    assert observant.module.modes == {ExplorationType.DETERMINISTIC}
+
+
+def test_each_episode_counts_up_to_its_own_end(observant):
+    task = load_task("gym", "Hopper-v5", episode_length=60)
+    returns, lengths = library_evaluate(observant, task, episodes=4, seed=5)
+    seeds = np.random.SeedSequence(5).generate_state(4).tolist()
+    alone = [task.make(seed).rollout(99, observant) for seed in seeds]
+    assert lengths == [len(episode) for episode in alone] and len(set(lengths)) > 1
+    expected = [episode["next", "reward"].sum().item() for episode in alone]
+    assert returns == pytest.approx(expected, rel=1e-5)

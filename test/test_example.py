@@ -7,15 +7,19 @@ import importlib.util
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from tiny import scramble
 
+from torchrl_tdmpc import TDMPC2Planner
 from torchrl_tdmpc.checkpoints import load_checkpoint
 from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.envs import make_env
 from torchrl_tdmpc.trainers import TDMPC2Update
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -139,6 +143,80 @@ def test_seeds_make_runs(example, finished, tmp_path):
     assert other[-1]["loss_value"] != finished[2][-1]["loss_value"]
 
 
+def test_another_seed_begins_from_other_weights(example):
+    def weights(seed):
+        agent = example.make_agent(*example.settle(configure(f"seed={seed}")))
+        return dict(agent.update.loss.named_parameters())
+
+    first, again, other = (weights(seed) for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [name for name, weight in first.items() if len(weight.unique()) > 1]  # not the biases
+    parts = ("encoder", "dynamics", "reward_head", "policy_prior", "q_ensemble")
+    assert all(any(part in name for name in drawn) for part in parts)
+    assert not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_another_seed_begins_from_other_states(example):
+    planner = example.make_agent(*example.settle(configure())).planner
+
+    def first_observations(seed):
+        config, task = example.settle(configure(f"seed={seed}", "env.num_envs=2"))
+        torch.manual_seed(0)
+        return next(iter(example.make_collector(config, task, planner)))["observation"]
+
+    first, again, other = (first_observations(seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert len(torch.cat([first, other]).flatten(0, 1).unique(dim=0)) == 4
+
+
+def test_the_planner_acts_once_the_seed_phase_is_over(example, tmp_path, monkeypatch):
+    overrides = (f"output_dir={tmp_path}", "eval.episodes=0", "train.steps=22")
+    config, task = example.settle(configure(*overrides))
+    agent = example.make_agent(config, task)
+    plan, planned_at = TDMPC2Planner.forward, []
+
+    def seen_plan(self, tensordict):
+        planned_at.append(agent.replay.num_steps)
+        return plan(self, tensordict)
+
+    monkeypatch.setattr(TDMPC2Planner, "forward", seen_plan)
+    example.train(config, task, agent, example.make_log(config, agent))
+    # TorchRL's collector tries the policy once before its first step
+    assert planned_at == [0, 20, 21]
+
+
+def test_the_settings_of_optimisation_reach_the_update(example):
+    optimisation = ("lr=0.01", "enc_lr_scale=0.5", "grad_clip_norm=0.125", "tau=0.25")
+    heads = ("enabled=true", "gammas=[primary,0.9]", "bootstrap=self")
+    overrides = [f"train.{one}" for one in optimisation] + [f"multi_gamma.{one}" for one in heads]
+    config, task = example.settle(configure(*overrides))
+    update = example.make_agent(config, task).update
+    losses = (update.loss, update.multi_gamma_loss)
+    for loss in losses:
+        scramble(loss.parameters())
+    before = [deepcopy(loss.state_dict()) for loss in losses]
+    metrics = update(make_env(task, num_envs=8, seed=0).rollout(3))
+
+    optimizers = {"model": update.model_optimizer, "actor": update.actor_optimizer}
+    groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+    rates = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    encoder = [rates.pop(parameter) for parameter in update.loss.world_model.encoder.parameters()]
+    assert set(encoder) == {0.005} and set(rates.values()) == {0.01}
+    for name, optimizer in optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradient = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        assert metrics[f"grad_norm_{name}"] > 0.25
+        assert gradient.norm().item() == pytest.approx(0.125, rel=1e-4)
+    for loss, old in zip(losses, before, strict=True):
+        new = loss.state_dict()
+        targets = [name for name in new if name.startswith("target_")]
+        assert targets
+        for name in targets:
+            online = new[name.removeprefix("target_")]
+            torch.testing.assert_close(new[name], old[name].lerp(online, 0.25), msg=name)
+            assert not torch.equal(new[name], old[name]), name
+
+
 def test_as_many_updates_as_decisions_with_several_environments(example, tmp_path, monkeypatch):
     updates_at = []
     agent_steps = {"now": 0}
@@ -195,6 +273,8 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
         ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
         ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
         ("train.seed_steps=9", ("train.seed_steps", "9", "at least 10")),
+        ("env.num_envs=3", ("train.seed_steps", "20", "at least 30", "3 environments")),
+        ("train.steps=19", ("train.steps", "19", "train.seed_steps = 20")),
         ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
         ("eval.interval=0", ("eval.interval", "0", "at least 1")),
         ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
@@ -219,6 +299,12 @@ def test_a_bad_setting_is_refused_in_one_sentence(example, override, words, monk
     message = str(error.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def test_settings_at_their_edges_are_accepted(example):
+    shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
+    config, task = example.settle(configure("env.num_envs=2", *shortest))
+    assert config.planner.horizon == task.episode_length == 10
 
 
 def test_the_command_line_shows_that_sentence_alone(tmp_path):

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from tiny import seeded, tiny_batch, tiny_loss
 
 from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
-from torchrl_tdmpc.modules import MODEL_SIZES, Execution, NormedLinear, mish
+from torchrl_tdmpc.modules import (
+    MODEL_SIZES,
+    Execution,
+    Linear,
+    NormedLinear,
+    SymlogTwoHot,
+    mish,
+)
 from torchrl_tdmpc.trainers import TDMPC2Update
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
@@ -61,6 +68,19 @@ def test_compiled_mish_and_its_slope(halves, tolerance, slope_tolerance):
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
     torch.testing.assert_close(ours.double(), expected, **tolerance)
     torch.testing.assert_close(slope.double(), expected_slope, **slope_tolerance)
+
+
+def test_bfloat16_adds_the_bias_in_float32():
+    layer = Linear(4, 3)
+    layer.bias.data.fill_(1 + 2**-12)  # bfloat16 has 1 there
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.zeros(2, 4))
+    assert y.dtype == torch.float32 and (y == 1 + 2**-12).all()
+
+
+def test_bfloat16_logits_are_decoded_in_float32():
+    logits = torch.zeros(2, 101, dtype=torch.bfloat16)
+    assert SymlogTwoHot().decode(logits).dtype == torch.float32
 
 
 def test_bfloat16_bounds_the_error_of_trajectory_values():

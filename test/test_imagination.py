@@ -124,3 +124,15 @@ def test_latent_env_resets_to_a_latent_or_an_observation():
     close(reset["latent"], world_model.encode(observation))
     with pytest.raises(KeyError, match="a reset of LatentEnv needs 'latent' or 'observation'"):
         env.reset()
+
+
+def test_latent_env_takes_actions_from_minus_one_to_one():
+    space = LatentEnv(tiny_networks()[0], ACTION).action_spec.space
+    assert (space.low == -1).all() and (space.high == 1).all()
+
+
+def test_latent_env_resets_to_the_latent_where_both_are_given():
+    env = LatentEnv(tiny_networks()[0], ACTION)
+    latent, observation = torch.rand(ENVS, LATENT), torch.randn(ENVS, OBSERVATION)
+    reset = env.reset(TensorDict(latent=latent, observation=observation, batch_size=ENVS))
+    assert torch.equal(reset["latent"], latent)

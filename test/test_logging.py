@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -16,10 +18,9 @@ import yaml
 from matplotlib.image import imread
 from tensordict import TensorDict
 
-from torchrl_tdmpc.recording import provenance
 from torchrl_tdmpc.recording.plots import plot_returns
-from torchrl_tdmpc.recording.provenance import write_config
-from torchrl_tdmpc.recording.rows import RunLog
+from torchrl_tdmpc.recording.rows import RunLog, write_config
+from torchrl_tdmpc.recording.snapshots import append_snapshot
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -113,6 +114,24 @@ def test_milliseconds_per_step_leave_pauses_out(tmp_path, monkeypatch):
     assert (last["ms_per_step"], last["seconds"]) == (6.0, 55.0)
 
 
+def test_the_clock_of_a_resumed_run_goes_on_where_it_stood(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    log = RunLog(tmp_path)
+    now += 2.0
+    with log.pause():
+        now += 50.0
+    log.episodes(step=1000, agent_steps=500, returns=[0.0], lengths=[500])
+    state = log.state_dict()
+    log.close()
+    now = 900.0
+    log = RunLog(tmp_path, resume=True)
+    log.load_state_dict(state)
+    now += 3.0
+    row = log.episodes(step=1500, agent_steps=750, returns=[0.0], lengths=[250])[0]
+    assert (row["ms_per_step"], row["seconds"]) == (6.0, 55.0)
+
+
 def test_a_directory_holds_one_run(tmp_path):
     with RunLog(tmp_path) as log:
         log.episodes(step=2, agent_steps=1, returns=[1.0], lengths=[1])
@@ -120,6 +139,54 @@ def test_a_directory_holds_one_run(tmp_path):
     with pytest.raises(FileExistsError, match=f"output_dir '{tmp_path}' already holds a run"):
         RunLog(tmp_path)
     assert (tmp_path / "train.csv").read_text() == before
+
+
+def test_a_directory_with_a_checkpoint_holds_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/checkpoint-000000000000.torchrl").touch()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        RunLog(tmp_path)
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_a_file_that_lost_rows_is_not_gone_on_with(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.episodes(step=2, agent_steps=1, returns=[1.0], lengths=[1])
+        state = log.state_dict()
+    size = state["sizes"]["train.csv"]
+    os.truncate(tmp_path / "train.csv", size - 1)
+    with (
+        RunLog(tmp_path, resume=True) as log,
+        pytest.raises(ValueError, match=f"has {size - 1} bytes; it had {size} at the checkpoint"),
+    ):
+        log.load_state_dict(state)
+
+
+def test_a_file_of_other_columns_is_not_gone_on_with(tmp_path):
+    RunLog(tmp_path).close()
+    with pytest.raises(ValueError, match=r"train\.csv has other columns"):
+        RunLog(tmp_path, metrics=["loss_value"], resume=True)
+
+
+def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
+    def write(log, step):
+        log.episodes(step=step, agent_steps=step // 2, returns=[1.0], lengths=[step // 2])
+        log.evaluation(step=step, agent_steps=step // 2, returns=[1.0], lengths=[step // 2])
+        append_snapshot(tmp_path, step, {"gammas": [0.9], "examples": []})
+
+    log = RunLog(tmp_path)
+    write(log, 10)
+    state = log.state_dict()
+    write(log, 20)
+    log.close()
+    with RunLog(tmp_path, resume=True) as log:
+        log.load_state_dict(state)
+        for step in (20, 30):
+            write(log, step)
+    for name in ("train.csv", "eval.csv"):
+        assert [row["step"] for row in read(tmp_path / name)] == ["10", "20", "30"]
+    snapshots = (tmp_path / "multi_gamma.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in snapshots] == [10, 20, 30]
 
 
 def test_backend_is_checked_before_anything_is_made(tmp_path, monkeypatch):

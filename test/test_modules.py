@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ from torchrl_tdmpc.modules import (
     model_size,
     norm_mish,
     official_order,
+    pixel_encoder,
     symexp,
     symlog,
 )
@@ -378,6 +381,20 @@ def test_pixel_encoder_shifts_each_frame_at_every_call():
     assert not torch.allclose(first[0], first[1])
 
 
+def test_pixel_encoder_draws_every_shift(monkeypatch):
+    shifts = []
+
+    def recorded(frames, shift, pad):
+        shifts.append(shift)
+        return shift_frames(frames, shift, pad)
+
+    monkeypatch.setattr(pixel_encoder, "shift_frames", recorded)
+    frames = torch.zeros(200, 3, 64, 64, dtype=torch.uint8)
+    seeded(PixelEncoder(3, 4, SimNorm(8), pad=3), frames)
+    (shift,) = shifts
+    assert shift.unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
 def test_pixel_networks_give_latents():
     size = ModelSize(8, 8, 32, 2, 2)
     world_model, _, _ = make_networks((9, 64, 64), ACTION, size)
@@ -398,6 +415,14 @@ def test_value_scale_averages_the_percentile_range():
         assert scale.value.item() == pytest.approx(expected, rel=1e-4)
     close(scale(torch.tensor([2.0])), torch.tensor([2.0 / expected]).float())
     assert dict(scale.named_parameters()) == {} and list(scale.state_dict()) == ["value"]
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_value_scale_stays_where_the_spread_is_not_finite(lost):
+    scale = RunningPercentileScale(tau=0.5)
+    values = [0.0] * 10 + [10.0] * 9 + [lost]  # the 95th percentile lies between the last two
+    scale.update(torch.tensor(values))
+    assert scale.value == 1
 
 
 def test_parameters_are_reset_as_they_were_initialised():

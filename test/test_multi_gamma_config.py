@@ -108,6 +108,20 @@ def test_discounts(gammas, expected):
     assert MultiGammaConfig(enabled=False, gammas=gammas).discounts(0.99) == ()
 
 
+def test_discounts_that_lie_close_together_are_different_ones():
+    config = MultiGammaConfig(enabled=True, gammas=["primary", 0.9951, 0.9952])
+    assert config.discounts(0.99) == (0.99, 0.9951, 0.9952)
+
+
+def test_the_first_discount_is_the_primary_one_to_the_last_digit():
+    config = MultiGammaConfig(enabled=True, gammas=[0.99 + 9e-7, 0.97])
+    assert config.discounts(0.99) == (0.99, 0.97)
+
+
+def test_heads_may_have_no_weight():
+    assert MultiGammaConfig(enabled=True, gammas=SET, loss_weight=0).loss_weight == 0
+
+
 @pytest.mark.parametrize("gammas", [["primary"], [0.99]])
 def test_one_discount_warns_and_builds_nothing(gammas):
     config = MultiGammaConfig(enabled=True, gammas=gammas)

@@ -12,6 +12,7 @@ import test_example
 import torch
 from test_example import configure, run, without_times
 from tiny import scramble
+from tiny_heads import tiny_rollout
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint
@@ -300,6 +301,19 @@ def test_ablation(example, name):
     labels = [f"g{gamma:g}" for gamma in expected["gammas"][1:]]
     assert loss.labels == (["g0.99", "g0.99#2"] if name == "C2" else labels)
     assert set(loss.out_keys) <= set(agent.update.metric_names)
+
+
+@pytest.mark.parametrize("rho", [0.7, 0.3])
+def test_the_heads_weigh_steps_as_the_run_does(example, rho):
+    update = make_agent(example, "+ablation=A2", f"loss.rho={rho}").update
+    heads = update.multi_gamma_loss
+    scramble([*update.loss.parameters(), *heads.parameters()])
+    rollout = tiny_rollout()
+    cross_entropy = heads.examine(rollout)["cross_entropy"]
+    weights = torch.tensor([1, rho, rho**2])
+    expected = 0.5 * (cross_entropy * weights[:, None]).mean((0, 1)).sum()
+    torch.testing.assert_close(heads(rollout)["loss_multi_gamma"], expected)
+    assert update.loss.rho == rho
 
 
 def test_a_broken_rule_is_refused_before_anything_starts(example, monkeypatch):

@@ -134,6 +134,12 @@ def test_simnorm_is_an_argument(tmp_path):
     torch.testing.assert_close(latent.unflatten(-1, (4, -1)).sum(-2), torch.ones(5, 4))
 
 
+def test_dropout_is_an_argument(tmp_path):
+    save_official(tmp_path / "agent.pt", tiny_loss())
+    agent = load_official(tmp_path / "agent.pt", discount=0.9, dropout=0.3)
+    assert agent.loss.q_ensemble.dropout == 0.3
+
+
 def test_an_update_keeps_the_targets_that_were_loaded():
     loss = load_official(CHECKPOINTS / "newer_format.pt", discount=0.99).loss
     before = {name: weight.clone() for name, weight in official_weights(loss).items()}

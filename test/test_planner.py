@@ -134,6 +134,19 @@ def test_same_seed_same_action_and_actions_in_bounds():
     assert first.abs().max() == 1
 
 
+def test_every_iteration_draws_its_own_pair_of_q_functions():
+    draws = seeded(tiny_planner(iterations=20).draw, torch.zeros(1, LATENT))
+    assert len(draws.q_pair.unique(dim=0)) > 1
+
+
+def test_standard_deviation_stays_at_or_below_its_maximum():
+    planner = tiny_planner(max_std=0.1, min_std=0.05, temperature=1e-3)
+    data = tiny_planner_input(3)
+    latent = planner.world_model.encode(data["observation"])
+    plan = seeded(planner.plan, latent, data["_previous_mean"])
+    assert plan.std.max() == torch.tensor(0.1)
+
+
 # ---------------------------------------------------------------- warm start
 
 
@@ -244,6 +257,17 @@ def test_exploring_adds_noise_to_the_elite():
     assert not torch.allclose(action, elite.action, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "mode", [ExplorationType.MODE, ExplorationType.MEDIAN, ExplorationType.MEAN]
+)
+def test_only_random_exploration_adds_noise(mode):
+    planner, data = tiny_planner(), tiny_planner_input(2)
+    with set_exploration_type(DETERMINISTIC):
+        expected = seeded(planner, data.clone())["action"]
+    with set_exploration_type(mode):
+        assert torch.equal(seeded(planner, data.clone())["action"], expected)
+
+
 def test_policy_only_mode_samples_or_takes_the_mode():
     planner, data = tiny_planner(mpc=False), tiny_planner_input(2, 2)
     latent = planner.world_model.encode(data["observation"])
@@ -332,3 +356,15 @@ def test_double_precision():
     assert out["action"].dtype == out["next", "_previous_mean"].dtype == torch.float64
     primer = planner.make_tensordict_primer()
     assert primer.primers["_previous_mean"].dtype == torch.float64
+
+
+def test_draws_have_the_precision_of_the_latent():
+    draws = tiny_planner().double().draw(torch.zeros(1, LATENT, dtype=torch.float64))
+    normal = draws.policy_trajectories, draws.samples, draws.terminal_policy, draws.action
+    assert {noise.dtype for noise in (*normal, draws.elite)} == {torch.float64}
+
+
+def test_what_the_planner_writes_has_no_gradient():
+    planner = tiny_planner()
+    out = planner(tiny_planner_input(2))
+    assert not any(out[key].requires_grad for key in planner.out_keys)

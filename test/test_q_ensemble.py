@@ -96,6 +96,23 @@ def test_q_ensemble_as_a_tensordict_module():
     close(value, torch.stack([expected[i, ..., 0] for i in range(NUM_Q)], -1))
 
 
+def test_q_ensemble_as_a_module_has_dropout_in_training_only():
+    q_ensemble = tiny_networks(dropout=1.0)[2]
+    latent, action = torch.randn(4, LATENT), torch.randn(4, ACTION)
+    for training in (True, False):
+        data = TensorDict(latent=latent, action=action, batch_size=4)
+        value = q_ensemble.train(training)(data)["state_action_value"]
+        expected = q_ensemble.value(latent, action, dropout=training)
+        close(value, expected.squeeze(-1).T)
+        assert not torch.allclose(expected, q_ensemble.value(latent, action, dropout=not training))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.5])
+def test_dropout_that_is_no_probability_is_refused(dropout):
+    with pytest.raises(ValueError, match=rf"model.dropout is {dropout}; it must be in \[0, 1\]"):
+        QEnsemble(LATENT, ACTION, 8, dropout=dropout)
+
+
 def test_drawn_pairs_are_different_and_cover_all_orders():
     q_ensemble = QEnsemble(LATENT, ACTION, 8, num_q=3)
     pairs = {tuple(seeded(q_ensemble.draw_pair, seed=seed).tolist()) for seed in range(60)}

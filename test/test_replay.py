@@ -10,7 +10,7 @@ from torchrl.collectors import Collector
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase, SerialEnv
 
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import EpisodeReplay, ReplayError
 
 
 def episode_length(env_id: int, episode: int) -> int:
@@ -285,6 +285,17 @@ def test_a_number_that_is_none_names_decision_and_environment(key, value):
     assert str(error.value) == (
         f"{key!r} contains NaN or infinity at agent step 15, in environment 2."
     )
+    assert replay.num_steps == 12
+
+
+def test_a_termination_that_none_expected_names_decision_and_environment():
+    replay = EpisodeReplay(capacity=10, horizon=2, batch_size=2, episodic=False)
+    replay.extend(unfinished(3, 4))  # agent steps 1 to 12
+    data = unfinished(3, 2)
+    for flag in ("terminated", "done"):
+        data["next", flag][2, 0] = True
+    with pytest.raises(ReplayError, match="terminated at agent step 15, in environment 2, but"):
+        replay.extend(data)
     assert replay.num_steps == 12
 
 

@@ -117,6 +117,16 @@ def test_truncating_ends_every_open_episode():
     assert replay.truncate() == 0
 
 
+def test_places_that_were_overwritten_are_refused():
+    replay = make(capacity=6)
+    for number in range(3):
+        replay.extend(numbered(6, number))
+    assert len(replay.written(12)) == 6
+    for number in (0, 11):
+        with pytest.raises(ValueError, match=f"Place number {number} is not in storage"):
+            replay.written(number)
+
+
 def test_frames_come_back(tmp_path):
     replay = make(capacity=40, frame_channels=3)
     log = ReplayLog(replay, tmp_path)
@@ -169,3 +179,14 @@ def test_files_that_are_not_what_they_were_are_refused(tmp_path):
         restored(log, state)
     with pytest.raises(ValueError, match="do not cover"):
         restored(log, {**state, "segments": []})
+
+
+def test_files_that_begin_too_late_are_refused(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    for number in range(2):
+        replay.extend(numbered(6, number))
+        log.append()
+    state = log.state_dict()
+    with pytest.raises(ValueError, match="Places 6 to 12 do not cover those in storage, 0 to 12"):
+        restored(log, {**state, "segments": state["segments"][1:]})

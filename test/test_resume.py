@@ -11,11 +11,15 @@ import signal
 import pytest
 import test_example
 import torch
+from omegaconf import OmegaConf
 from test_example import configure, rows, without_times
+from test_replay_log import make, numbered
 from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
+from torchrl_tdmpc.checkpoints import ReplayLog, Segment, read_metadata, resume_run, save_run
 from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.recording import RunLog
 from torchrl_tdmpc.trainers import TDMPC2Update
 
 example = test_example.example  # the fixture
@@ -39,6 +43,12 @@ def run(example, output_dir, *overrides):
 
 def tables(output_dir):
     return [without_times(rows(output_dir / name)) for name in ("train.csv", "eval.csv")]
+
+
+def snapshots(output_dir):
+    """Each line holds the environment step it was taken at."""
+    path = output_dir / "multi_gamma.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def die_at(monkeypatch, example, agent_steps):
@@ -89,6 +99,7 @@ def test_a_resumed_run_has_the_numbers_of_one_that_was_not_stopped(
     disturb()
     resumed, *resumed_tables = run(example, tmp_path / "stopped", *overrides)
     assert resumed_tables == whole_tables
+    assert snapshots(tmp_path / "stopped") == snapshots(tmp_path / "whole")
     ours, theirs = resumed.update.loss.state_dict(), whole.update.loss.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert (seeded(resumed.replay.sample) == seeded(whole.replay.sample)).all()
@@ -112,6 +123,29 @@ def test_updates_that_an_interrupt_left_out_are_made_up_for(example, tmp_path, m
     _, *resumed = run(example, tmp_path / "stopped", "env.num_envs=2")
     _, *whole = run(example, tmp_path / "whole", "env.num_envs=2")
     assert resumed == whole
+
+
+def test_an_interrupt_ends_an_evaluation_without_a_row(example, finished, tmp_path, monkeypatch):
+    evaluate, calls = example.evaluate, []
+
+    def interrupted(*args, on_step, **kwargs):
+        def on_third_decision():
+            calls.append(1)
+            if len(calls) == 3:
+                signal.raise_signal(signal.SIGINT)
+            on_step()
+
+        return evaluate(*args, on_step=on_third_decision, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(example, "evaluate", interrupted)
+        _, train, evaluations = run(example, tmp_path)
+    assert len(calls) == 3 and evaluations == []
+    assert [row["agent_steps"] for row in train] == ["10"]
+    assert max((tmp_path / "checkpoints").glob("checkpoint-*")).stem.endswith("15")
+    disturb()
+    *_, evaluations = run(example, tmp_path, "train.steps=20")  # which makes up for it
+    assert evaluations[0] == tables(finished)[1][0]
 
 
 def test_environments_that_cannot_tell_their_state_begin_new_episodes(
@@ -149,6 +183,8 @@ def test_a_finished_run_goes_on_for_longer(example, tmp_path):
     [
         ("env.task=walker-stand", ("env.task", "walker-stand", "cartpole-swingup")),
         ("train.batch_size=9", ("train.batch_size", "9", "8")),
+        ("train.lr=0.001", ("train.lr", "0.001", "0.0003")),
+        ("loss.discount=0.9", ("loss.discount", "0.9", "0.95")),
         ("resume=nowhere", ("resume", "nowhere", "auto, a checkpoint, or the folder of a run")),
         ("train.max_skipped_updates=0", ("train.max_skipped_updates", "0", "at least 1")),
     ],
@@ -158,6 +194,36 @@ def test_what_does_not_fit_is_refused_in_one_sentence(example, finished, overrid
         begin(example, finished, override)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
+
+
+# How long a run goes on, where it lies, and what it does beside learning
+MAY_CHANGE = {"output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"}
+MAY_CHANGE |= {"eval.interval", "eval.episodes", "eval.video"}
+MAY_CHANGE |= {"checkpoint.interval", "checkpoint.keep", "logger.backend", "logger.project"}
+
+
+def test_every_setting_of_learning_stays(example, finished):
+    from settings import leaves, resolve_resume  # of the example
+
+    config, _ = example.settle(configure(f"output_dir={finished}", "resume=auto"))
+    keys = {key for key, _ in leaves(OmegaConf.to_container(config))} - {"resume"}
+    assert keys > MAY_CHANGE
+    for key in keys:
+        other = OmegaConf.create(OmegaConf.to_container(config))
+        OmegaConf.update(other, key, "another")
+        if key in MAY_CHANGE:
+            assert resolve_resume(other) == config.resume
+        else:
+            with pytest.raises(ValueError, match=f"^{key} is 'another', but .* in the run to be"):
+                resolve_resume(other)
+
+
+def test_an_automatic_number_of_iterations_stays_automatic(example, tmp_path):
+    overrides = ("planner.iterations=auto", "train.steps=20", "eval.episodes=0")
+    run(example, tmp_path, *overrides)
+    config, _, agent, _ = begin(example, tmp_path, *overrides)
+    assert config.resume.endswith("20.torchrl")
+    assert agent.planner.iterations == 6
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +284,55 @@ def test_an_older_checkpoint_gives_up_what_came_later(example, finished, tmp_pat
     assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == [older.name]
     assert [row["agent_steps"] for row in rows(tmp_path / "train.csv")] == ["10", "20"]
     assert [row["agent_steps"] for row in rows(tmp_path / "eval.csv")] == ["15"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Three checkpoints of a replay whose ring wrapped: their folder, replay log and network."""
+    network, log = torch.nn.Linear(2, 1), ReplayLog(make(capacity=8), tmp_path / "replay")
+    for number in range(1, 4):
+        log.replay.extend(numbered(6, number))
+        save_run(tmp_path, number, {"network": network}, log, metadata={}, keep_last=3)
+    return tmp_path, log, network
+
+
+def checkpoints(folder):
+    return sorted(folder.glob("checkpoint-*"))
+
+
+def test_every_checkpoint_that_is_kept_has_its_replay_files(saved):
+    folder, log, network = saved
+    log.replay.extend(numbered(6, 4))
+    save_run(folder, 4, {"network": network}, log, metadata={}, keep_last=2)
+    older, newest = (
+        {Segment(*segment).name for segment in read_metadata(path)["segments"]}
+        for path in checkpoints(folder)
+    )
+    assert older - newest  # the newest does not need them any more
+    assert {path.name for path in (folder / "replay").iterdir()} == older | newest
+
+
+def test_the_checkpoints_before_the_one_resumed_stay(saved):
+    folder, _, network = saved
+    first, middle, _ = checkpoints(folder)
+    resume_run(middle, {"network": network}, ReplayLog(make(capacity=8), folder / "replay"))
+    assert checkpoints(folder) == [first, middle]
+
+
+def test_rows_are_cut_off_after_all_else_has_loaded(tmp_path):
+    replay_log = ReplayLog(make(), tmp_path / "checkpoints/replay")
+    with RunLog(tmp_path) as log:
+        parts = {"log": log, "network": torch.nn.Linear(2, 1)}
+        save_run(tmp_path / "checkpoints", 0, parts, replay_log, metadata={}, keep_last=1)
+        log.episodes(step=20, agent_steps=10, returns=[1.0], lengths=[10])
+        log.evaluation(step=20, agent_steps=10, returns=[1.0], lengths=[10])
+        before = tables(tmp_path)
+        parts["network"] = torch.nn.Linear(3, 1)
+        (checkpoint,) = checkpoints(tmp_path / "checkpoints")
+        with pytest.raises(CheckpointError, match="component 'network'"):
+            resume_run(checkpoint, parts, replay_log)
+        assert tables(tmp_path) == before
+    assert [len(table) for table in before] == [1, 1]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on(

@@ -233,6 +233,12 @@ def test_padded_steps_do_not_count(shape):
         assert not torch.isclose(means[name], term.mean())
 
 
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_coefficient_that_is_not_at_least_zero_is_refused(value):
+    with pytest.raises(ValueError, match=f"loss.reward_coef is {value}; it must be at least 0"):
+        tiny_loss(reward_coef=value)
+
+
 # ---------------------------------------------------------------- modes and draws
 
 
@@ -342,6 +348,15 @@ def test_forward_has_the_gradients_of_both_losses():
     assert set(together) == set(separate) == {name for name, _ in loss.named_parameters()}
     for name, gradient in together.items():
         torch.testing.assert_close(gradient, separate[name], msg=name)
+
+
+def test_value_scale_may_move_on_before_the_backward_pass():
+    loss = tiny_loss(value_scale_tau=0.5)
+    rollout = loss.model_loss(tiny_batch())["rollout"]
+    actor = loss.actor_loss(rollout)["loss_actor"]
+    expected = gradients(loss, actor)
+    loss.actor_loss(rollout)
+    torch.testing.assert_close(gradients(loss, actor), expected, rtol=0, atol=0)
 
 
 def test_model_without_termination_head_has_no_termination_loss():

@@ -213,3 +213,38 @@ def test_policy_gradient_that_is_not_finite_skips_the_policy_alone(monkeypatch):
     torch.testing.assert_close(update.loss.policy_prior.state_dict(), policy, rtol=0, atol=0)
     after = update.loss.q_ensemble.state_dict()
     assert any(not torch.equal(after[name], q[name]) for name in q if "weight" in name)
+
+
+def test_model_gradient_that_is_not_finite_skips_everything():
+    update = TDMPC2Update(tiny_loss())
+    update(tiny_batch())
+    before = whole_state(update)
+    weight = next(update.loss.world_model.dynamics.parameters())
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    metrics = update(tiny_batch(1))
+    hook.remove()
+    assert metrics["skipped_updates"] == 1
+    assert metrics["reward"].isfinite() and not metrics["grad_norm_model"].isfinite()
+    for ours, theirs in zip(whole_state(update), before, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_targets_follow_where_the_policy_alone_is_skipped(monkeypatch):
+    update = TDMPC2Update(tiny_loss(), tau=0.2)
+    update(tiny_batch())
+    targets = update.loss.target_q_ensemble_params.data
+    before = targets.clone()
+    monkeypatch.setattr(update.loss, "entropy_coef", float("inf"))
+    assert update(tiny_batch(1))["skipped_updates"] == 1
+    expected = before.lerp(update.loss.q_ensemble_params.data, 0.2)
+    for key, target in targets.items(True, True):
+        torch.testing.assert_close(target, expected[key])
+        assert not torch.equal(target, before[key])
+
+
+def test_metrics_of_a_policy_that_was_not_updated_are_nan():
+    batch = tiny_batch()
+    batch["next", "reward"][0, 0] = float("nan")
+    metrics = TDMPC2Update(tiny_loss())(batch)
+    policy = "loss_actor", "actor", "grad_norm_actor", "entropy", "scaled_entropy", "value_scale"
+    assert all(metrics[name].isnan() for name in policy)
