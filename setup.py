@@ -21,6 +21,13 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["torchrl_tdmpc", "torchrl_tdmpc.*"]),
+    package_data={"torchrl_tdmpc.cli": ["config/*.yaml", "config/ablation/*.yaml"]},
+    entry_points={
+        "console_scripts": [
+            "tdmpc2-train=torchrl_tdmpc.cli:tdmpc2_train",
+            "tdmpc2-evaluate=torchrl_tdmpc.cli:tdmpc2_evaluate",
+        ]
+    },
     install_requires=[
         "torch>=2.13",
         "torchrl>=0.14,<0.15",

@@ -1,4 +1,4 @@
-"""Evaluation episodes, and the script as its users run it on what runs and official implementation leave."""
+"""Evaluation episodes, and the script as its users run it on checkpoints of runs and official ones."""
 
 from __future__ import annotations
 

@@ -14,13 +14,16 @@ from torchrl_tdmpc.modules import (
 )
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.trainers import Agent, OnlineTrainer, TDMPC2Update, evaluate, load_agent
 
 __all__ = [
+    "Agent",
     "AuxiliaryValueHeads",
     "LatentEnv",
     "MultiGammaConfig",
     "MultiGammaValueLoss",
     "NormedLinear",
+    "OnlineTrainer",
     "PixelEncoder",
     "PolicyPrior",
     "QEnsemble",
@@ -29,6 +32,9 @@ __all__ = [
     "SymlogTwoHot",
     "TDMPC2Loss",
     "TDMPC2Planner",
+    "TDMPC2Update",
     "TDMPC2WorldModel",
+    "evaluate",
+    "load_agent",
     "make_networks",
 ]

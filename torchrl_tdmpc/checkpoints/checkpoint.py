@@ -21,6 +21,8 @@ from torchrl.checkpoint import (
 
 from torchrl_tdmpc.checkpoints.durable import publish
 
+FORMAT = 2  # of what is written here; 1 had none of its own
+
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_metadata", "save_checkpoint"]
 
 
@@ -73,6 +75,7 @@ def save_checkpoint(
     shutil.rmtree(staging, ignore_errors=True)
 
     path = directory / f"{rotation.prefix}-{step:012d}.torchrl"
+    metadata = {"format": FORMAT, **(metadata or {})}
     try:
         staged = _bind(components).save(staging / "checkpoint", format="archive", metadata=metadata)
     except RuntimeError as error:  # how PyTorch's writer reports what the system refused it
@@ -142,7 +145,13 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     for name, record in manifest["components"].items():
         if record["files"] != [StateDictCheckpointAdapter.state_torch]:
             raise CheckpointError(f"component {name!r} of {path} was not saved by save_checkpoint")
-    return manifest["metadata"]
+    metadata = dict(manifest["metadata"] or {})
+    if (version := metadata.pop("format", 1)) != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {version}, of another version of torchrl_tdmpc; this version reads "
+            f"format {FORMAT}."
+        )
+    return metadata
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -58,11 +58,12 @@ def save_run(
     directory: str | Path,
     step: int,
     components: Mapping[str, Any],
+    callbacks: Mapping[str, Any],
     replay_log: ReplayLog,
     *,
     metadata: Mapping[str, Any],
     keep_last: int,
-) -> None:
+) -> Path:
     """Write a checkpoint that :func:`resume_run` goes on from, and what is new in the replay.
 
     Args:
@@ -70,21 +71,33 @@ def save_run(
         step: see :func:`save_checkpoint`.
         components: name to object with ``state_dict`` and ``load_state_dict``. The replay and the
             random generators of torch, NumPy and Python are added to them.
+        callbacks: likewise; they are restored after all else, because they cut off what was written
+            after the checkpoint.
         replay_log: of the run's replay; its files lie in a folder of their own.
         metadata: see :func:`save_checkpoint`.
         keep_last: how many checkpoints remain.
+
+    Returns:
+        The path of the checkpoint.
 
     Raises:
         OSError: if the disk is full or fails; the earlier checkpoints can still be resumed.
     """
     replay_log.append()
     everything = {**components, "replay": replay_log, "random": GlobalRNGState()}
+    everything |= _named(callbacks)
     metadata = {**metadata, "segments": [list(segment) for segment in replay_log.segments]}
-    save_checkpoint(directory, step, everything, metadata=metadata, keep_last=keep_last)
+    path = save_checkpoint(directory, step, everything, metadata=metadata, keep_last=keep_last)
     replay_log.prune(_segments_in_use(Path(directory)))
+    return path
 
 
-def resume_run(path: str | Path, components: Mapping[str, Any], replay_log: ReplayLog) -> None:
+def resume_run(
+    path: str | Path,
+    components: Mapping[str, Any],
+    callbacks: Mapping[str, Any],
+    replay_log: ReplayLog,
+) -> None:
     """Put everything back as it was at a checkpoint, and drop the checkpoints that came after it.
 
     Nothing is loaded before every checksum is verified, the replay's too.
@@ -92,6 +105,7 @@ def resume_run(path: str | Path, components: Mapping[str, Any], replay_log: Repl
     Args:
         path: the checkpoint.
         components: as given to :func:`save_run`.
+        callbacks: as given to :func:`save_run`.
         replay_log: of an empty replay.
 
     Raises:
@@ -100,13 +114,15 @@ def resume_run(path: str | Path, components: Mapping[str, Any], replay_log: Repl
     path = Path(path)
     replay_log.verify([Segment(*segment) for segment in read_metadata(path)["segments"]])
     everything = {**components, "replay": replay_log, "random": GlobalRNGState()}
-    log = everything.pop("log", None)
     load_checkpoint(path, everything)
-    if log is not None:  # last: it cuts the rows off that came after the checkpoint
-        load_checkpoint(path, {"log": log})
+    load_checkpoint(path, _named(callbacks))
     for other in path.parent.glob("checkpoint-*.torchrl"):
         if other.name > path.name:
             other.unlink()
+
+
+def _named(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"callback_{name}": callback for name, callback in callbacks.items()}
 
 
 def _segments_in_use(directory: Path) -> set[str]:

@@ -6,7 +6,7 @@ from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
-from torchrl_tdmpc.envs.state import env_state, has_lost_processes, set_env_state
+from torchrl_tdmpc.envs.state import env_state, first_env, has_lost_processes, set_env_state
 from torchrl_tdmpc.envs.task import Task
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "choose_renderer",
     "dmcontrol_task",
     "env_state",
+    "first_env",
     "function_task",
     "gym_task",
     "has_lost_processes",

@@ -9,7 +9,7 @@ from torchrl.envs import DMControlWrapper, EnvBase
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.standard import build_task
-from torchrl_tdmpc.envs.task import Task, unknown
+from torchrl_tdmpc.envs.task import Facts, Task, unknown
 
 ACTION_REPEAT = 2
 
@@ -50,8 +50,8 @@ def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = 
         functools.partial(_make_base, domain, task),
         name=published_name(domain, task),
         backend="dmcontrol",
-        # environment steps; the suite has no public name for it
-        time_limit=lambda base: base._env._step_limit,
+        # the suite has no public name for its limit, and ends episodes by it alone
+        facts=lambda base: Facts(time_limit=base._env._step_limit, episodic=False),
         episode_length=episode_length,
         action_repeat=ACTION_REPEAT,
         base_repeats=True,

@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase, GymWrapper
 
 from torchrl_tdmpc.envs.gym import import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
-from torchrl_tdmpc.envs.task import Task
+from torchrl_tdmpc.envs.task import Facts, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -73,7 +73,7 @@ def make_task(
         functools.partial(_make_base, source, name, pixels),
         name=name,
         backend="gym" if isinstance(source, str) else "function",
-        time_limit=_time_limit,
+        facts=_facts,
         episode_length=episode_length,
         action_repeat=action_repeat,
         observation_keys=observation_keys,
@@ -145,10 +145,16 @@ def _make_base(
     return env
 
 
-def _time_limit(env: EnvBase) -> int | None:
-    """The limit that a Gymnasium id declares, in environment steps."""
-    spec = env._env.spec if isinstance(env, GymWrapper) else None
-    return None if spec is None else spec.max_episode_steps
+def _facts(env: EnvBase) -> Facts:
+    """The limit that a Gymnasium id declares, and what is published for Gymnasium's tasks.
+
+    Their terminations are the last steps of a slice, so these weigh more: rho 0.7.
+    """
+    if not isinstance(env, GymWrapper):
+        return Facts()
+    spec = env._env.spec
+    time_limit = None if spec is None else spec.max_episode_steps
+    return Facts(time_limit=time_limit, discount_cap=0.99, rho=0.7)
 
 
 def _name(source: object) -> str:

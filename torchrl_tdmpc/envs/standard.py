@@ -24,7 +24,7 @@ from torchrl.envs.utils import step_mdp
 
 from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames
 from torchrl_tdmpc.envs.rendering import refuse_rendering
-from torchrl_tdmpc.envs.task import Task, resolve_episode_length
+from torchrl_tdmpc.envs.task import Facts, Task, resolve_episode_length
 
 UNBOUNDED = 1e10  # MuJoCo writes "no limit" as this value
 
@@ -34,7 +34,7 @@ def build_task(
     *,
     name: str,
     backend: str,
-    time_limit: Callable[[EnvBase], float | None],
+    facts: Callable[[EnvBase], Facts],
     episode_length: int | None = None,
     action_repeat: int = 1,
     base_repeats: bool = False,
@@ -47,8 +47,7 @@ def build_task(
         make_base (Callable[[int], EnvBase]): makes an environment as it comes, from a seed.
         name (str): the task's name.
         backend (str): where it comes from.
-        time_limit (Callable[[EnvBase], float or None]): reads the limit that an environment
-            declares, in environment steps; None or infinity for none.
+        facts (Callable[[EnvBase], Facts]): reads what an environment tells of its task.
         episode_length (int, optional): the limit asked for, in agent steps.
         action_repeat (int): environment steps in an agent step.
         base_repeats (bool): whether ``make_base``'s environments repeat actions by themselves.
@@ -62,7 +61,7 @@ def build_task(
         ValueError: if the environment's actions, observations or time limit do not fit.
     """
     base = make_base(0)
-    steps = time_limit(base)
+    steps, episodic, discount_cap, rho = facts(base)
     declared = math.ceil(math.ceil(steps) / action_repeat) if steps and steps < math.inf else None
     length = resolve_episode_length(name, declared, episode_length)
     if pixels:
@@ -85,6 +84,9 @@ def build_task(
         action_dim=env.action_spec.shape[-1],
         make=functools.partial(_make, make_base, standard),
         frame_channels=FRAME_CHANNELS if pixels else None,
+        episodic=episodic,
+        discount_cap=discount_cap,
+        rho=rho,
     )
     env.close()
     return task

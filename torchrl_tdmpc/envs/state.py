@@ -73,6 +73,13 @@ def set_env_state(env: EnvBase, state: list[dict[str, Any]]) -> None:
         _set_dmcontrol_state(_dmcontrol(worker), saved)
 
 
+def first_env(env: EnvBase) -> EnvBase:
+    """The first one of batched environments in this process, without the batch's transforms."""
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env._envs[0]
+
+
 def has_lost_processes(env: EnvBase) -> bool:
     """Whether environments ran in processes of their own, and no longer do because one died.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torchrl.envs import EnvBase
 
@@ -27,6 +28,9 @@ class Task:
             it is frames), ``reward`` (float32), ``done``, ``terminated`` and ``truncated``.
         frame_channels (int, optional): channels of one frame, where an observation is a stack of
             frames, newest last; None for vectors.
+        episodic (bool): whether an episode may terminate, rather than only reach its time limit.
+        discount_cap (float): largest discount that the heuristic gives; published per suite.
+        rho (float): decay of the weight of later steps in the rollout; published per suite.
     """
 
     name: str
@@ -37,6 +41,21 @@ class Task:
     action_dim: int
     make: Callable[[int], EnvBase]
     frame_channels: int | None = None
+    episodic: bool = True
+    discount_cap: float = 0.995
+    rho: float = 0.5
+
+
+class Facts(NamedTuple):
+    """What one environment tells of its task.
+
+    The published defaults are those of the DeepMind Control Suite.
+    """
+
+    time_limit: float | None = None  #: environment steps; None or infinity where none is declared
+    episodic: bool = True  #: see :class:`Task`
+    discount_cap: float = 0.995  #: see :class:`Task`
+    rho: float = 0.5  #: see :class:`Task`
 
 
 def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:

@@ -15,9 +15,14 @@ from torchrl.modules import MPCPlannerBase
 from torchrl_tdmpc.modules import Execution, PolicyPrior, QEnsemble
 from torchrl_tdmpc.planners.latent_env import LatentEnv
 
-__all__ = ["Plan", "PlanDraws", "TDMPC2Planner"]
+__all__ = ["Plan", "PlanDraws", "TDMPC2Planner", "default_iterations"]
 
 CPU_ENVS = 4  # planned for together on a CPU: the activations of more leave its caches
+
+
+def default_iterations(action_dim: int) -> int:
+    """The published number of refinements of a plan: 6, or 8 from 20 action dimensions on."""
+    return 6 if action_dim < 20 else 8
 
 
 class PlanDraws(NamedTuple):
@@ -142,7 +147,7 @@ class TDMPC2Planner(MPCPlannerBase):
         self.q_ensemble = q_ensemble
         self.action_dim = self.action_spec.shape[-1]
         if iterations == "auto":
-            iterations = 6 if self.action_dim < 20 else 8
+            iterations = default_iterations(self.action_dim)
         self.discount = discount
         self.horizon = horizon
         self.iterations = iterations

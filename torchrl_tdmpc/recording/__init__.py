@@ -1,18 +1,33 @@
-"""What is recorded: CSV rows, TorchRL's loggers, plots, videos, snapshots."""
+"""What is recorded: CSV rows, TorchRL's loggers, plots, videos, snapshots, progress (callbacks)."""
 
-from torchrl_tdmpc.recording.plots import plot_returns
+from torchrl_tdmpc.recording.csv_files import CsvFiles
+from torchrl_tdmpc.recording.loggers import LoggerRows, check_backend, make_logger
+from torchrl_tdmpc.recording.plots import ReturnsPlot, plot_returns
+from torchrl_tdmpc.recording.progress import Progress
 from torchrl_tdmpc.recording.provenance import write_config
-from torchrl_tdmpc.recording.rows import RunLog, check_backend
-from torchrl_tdmpc.recording.snapshots import append_snapshot, take_snapshot
-from torchrl_tdmpc.recording.video import FirstEpisodeRecorder, check_video
+from torchrl_tdmpc.recording.rows import RunRecord
+from torchrl_tdmpc.recording.snapshots import ValueHeadSnapshots, take_snapshot
+from torchrl_tdmpc.recording.video import (
+    FirstEpisodeRecorder,
+    Videos,
+    check_video,
+    record_first_episode,
+)
 
 __all__ = [
+    "CsvFiles",
     "FirstEpisodeRecorder",
-    "RunLog",
-    "append_snapshot",
+    "LoggerRows",
+    "Progress",
+    "ReturnsPlot",
+    "RunRecord",
+    "ValueHeadSnapshots",
+    "Videos",
     "check_backend",
     "check_video",
+    "make_logger",
     "plot_returns",
+    "record_first_episode",
     "take_snapshot",
     "write_config",
 ]

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plot_returns"]
+__all__ = ["ReturnsPlot", "plot_returns"]
+
+
+class ReturnsPlot:
+    """Callback that draws ``returns.png`` at each evaluation and at the end.
+
+    It needs matplotlib, which the extra ``cli`` brings, and the files that
+    :class:`~torchrl_tdmpc.recording.CsvFiles` writes: give it to a trainer after them.
+
+    Args:
+        output_dir: The run's folder.
+        title: What is trained.
+    """
+
+    def __init__(self, output_dir: str | Path, *, title: str = ""):
+        self.output_dir = Path(output_dir)
+        self.title = title
+
+    def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
+        """Draw what there is so far."""
+        plot_returns(self.output_dir, title=self.title)
+
+    def on_end(self, trainer: Any) -> None:
+        """Draw the whole run."""
+        plot_returns(self.output_dir, title=self.title)
 
 
 def plot_returns(

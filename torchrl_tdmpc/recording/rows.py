@@ -1,27 +1,20 @@
-"""What a run writes: two CSV files, and the same rows to TorchRL's logger."""
+"""What a run records: a row for each training episode, and one for each evaluation."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.record.loggers import get_logger
 
 from torchrl_tdmpc.recording.memory import peak_memory_mib
 
-__all__ = ["RunLog", "check_backend"]
+__all__ = ["EVAL_COLUMNS", "RunRecord"]
 
-BACKENDS = ("csv", "tensorboard", "wandb")
-FILES = ("train.csv", "eval.csv", "multi_gamma.jsonl")  # that grow while a run goes on
 COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
 TRAIN_COLUMNS = ("step", "agent_steps", "episode", "return", "length")
 COST_COLUMNS = ("ms_per_step", "peak_memory_mib", "seconds")
@@ -37,76 +30,43 @@ EVAL_COLUMNS = (
 )
 
 
-class RunLog:
-    """The record of one run: ``train.csv``, ``eval.csv`` and, if asked for, TorchRL's logger.
+class RunRecord:
+    """Makes the rows of one run; callbacks write them where they belong.
 
-    Rows reach the disk as they are written, in full precision; a cell without a value is empty.
-    The clock starts with the object, so build it right before the loop.
+    Metrics stay tensors on their device until a row needs their averages. The clock starts with the
+    object, so build it right before the loop.
 
     Args:
-        output_dir: Where the files go; made when absent.
-        metrics: Names of the scalars that :meth:`update` receives: columns of ``train.csv`` from
-            its first row on, empty in the rows before the first update.
-        seed: Written into every row of ``eval.csv``.
-        backend: ``"csv"`` writes the two files only; ``"tensorboard"`` and ``"wandb"`` also send
-            the same numbers to TorchRL's logger (attribute ``logger``, files in ``output_dir``), as
-            ``train/...`` and ``eval/...``. wandb obeys its own variables: ``WANDB_MODE=offline``.
-        project: wandb's project.
+        metrics: Names of the scalars that :meth:`update` receives: columns of a training row from
+            the first update on.
+        seed: The run's, written into every evaluation row.
         device: Whose peak memory is reported: of the process on the CPU, of PyTorch on CUDA.
-        resume: Go on with the files in ``output_dir``; :meth:`load_state_dict` says from where.
 
     Raises:
-        ValueError: If ``backend`` is unknown, a metric is named like another column, or the files
-            to go on with have other columns.
-        ImportError: If the package of ``backend`` is not installed.
-        FileExistsError: If ``output_dir`` already holds a run, and it is not resumed.
+        ValueError: If a metric is named like another column.
+
+    Attributes:
+        train_columns: The columns of a training row.
 
     Examples:
-        >>> import tempfile, torch
         >>> from tensordict import TensorDict
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     with RunLog(directory, metrics=["loss_value"], seed=1) as log:
-        ...         log.update(TensorDict(loss_value=torch.tensor(0.5)))
-        ...         log.update(TensorDict(loss_value=torch.tensor(1.0)))
-        ...         row = log.episodes(step=1000, agent_steps=500, returns=[12.5], lengths=[500])[0]
+        >>> record = RunRecord(["loss_value"], seed=1)
+        >>> record.update(TensorDict(loss_value=torch.tensor(0.5)))
+        >>> record.update(TensorDict(loss_value=torch.tensor(1.0)))
+        >>> row = record.episodes(step=1000, agent_steps=500, returns=[12.5], lengths=[500])[0]
         >>> row["return"], row["loss_value"]
         (12.5, 0.75)
     """
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        *,
-        metrics: Sequence[str] = (),
-        seed: int = 0,
-        backend: str = "csv",
-        project: str = "torchrl_tdmpc",
-        device: torch.device | str = "cpu",
-        resume: bool = False,
+        self, metrics: Sequence[str] = (), *, seed: int = 0, device: torch.device | str = "cpu"
     ):
-        output_dir = Path(output_dir)
-        check_backend(backend)
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
-        checkpoints = list(output_dir.glob("checkpoints/checkpoint-*"))
-        if not resume and (checkpoints or _has_rows(output_dir / "train.csv")):
-            raise FileExistsError(
-                f"output_dir {str(output_dir)!r} already holds a run: "
-                "choose another directory, move that run away, or continue it with resume=auto"
-            )
-        output_dir.mkdir(parents=True, exist_ok=True)
-        self.output_dir = output_dir
         self.metrics = tuple(metrics)
+        self.train_columns = (*TRAIN_COLUMNS, *self.metrics, *COST_COLUMNS)
         self.seed = seed
         self.device = torch.device(device)
-        self.logger = None
-        if backend != "csv":
-            name = "tensorboard" if backend == "tensorboard" else output_dir.resolve().name
-            wandb_kwargs = {"project": project, "log_env_packages": False}
-            self.logger = get_logger(backend, str(output_dir), name, wandb_kwargs=wandb_kwargs)
-        columns = (*TRAIN_COLUMNS, *self.metrics, *COST_COLUMNS)
-        self._train = _CsvFile(output_dir / "train.csv", columns, resume)
-        self._eval = _CsvFile(output_dir / "eval.csv", EVAL_COLUMNS, resume)
         self._episode = 0
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, torch.Tensor] = {}
@@ -141,11 +101,11 @@ class RunLog:
     def episodes(
         self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
     ) -> list[dict[str, Any]]:
-        """Write a row of ``train.csv`` for every episode that ended in one vector step.
+        """A row for every episode that ended in one vector step.
 
         Metrics are averages over the updates since the last call, and milliseconds are averages
         over the environment steps since then; both are shared by the rows of one call. A call
-        without episodes writes nothing.
+        without episodes changes nothing.
 
         Args:
             step: Environment steps so far, action repeat counted.
@@ -154,28 +114,25 @@ class RunLog:
             lengths: Agent steps in each episode.
 
         Returns:
-            The rows as written.
+            The rows; a column without a value is absent.
         """
         if not len(returns):
             return []
         shared = {"step": step, "agent_steps": agent_steps, **self._take_averages()}
-        shared |= {
-            "ms_per_step": self._take_ms_per_step(step),
-            "peak_memory_mib": peak_memory_mib(self.device),
-            "seconds": time.perf_counter() - self._start,
-        }
+        if (ms_per_step := self._take_ms_per_step(step)) is not None:
+            shared["ms_per_step"] = ms_per_step
+        shared |= {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
         rows = []
         for episode_return, length in zip(returns, lengths, strict=True):
             self._episode += 1
             own = {"episode": self._episode, "return": float(episode_return), "length": int(length)}
-            rows.append(self._train.write({**shared, **own}))
-            self._forward("train", rows[-1])
+            rows.append({**shared, **own})
         return rows
 
     def evaluation(
         self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
     ) -> dict[str, Any]:
-        """Write a row of ``eval.csv``.
+        """The row of one evaluation.
 
         Args:
             step: Environment steps trained so far, action repeat counted.
@@ -184,11 +141,11 @@ class RunLog:
             lengths: Agent steps in each of them.
 
         Returns:
-            The row as written: ``reward`` is the mean return, ``reward_std`` its standard
-            deviation over the episodes (0 for one), ``length`` their mean length.
+            The row: ``reward`` is the mean return, ``reward_std`` its standard deviation over the
+            episodes (0 for one), ``length`` their mean length.
         """
         returns = torch.as_tensor(returns, dtype=torch.float64)
-        row = {
+        return {
             "step": step,
             "reward": returns.mean().item(),
             "seed": self.seed,
@@ -196,11 +153,8 @@ class RunLog:
             "episodes": len(returns),
             "length": torch.as_tensor(lengths, dtype=torch.float64).mean().item(),
             "agent_steps": agent_steps,
-            "seconds": time.perf_counter() - self._start,
+            "seconds": self._seconds(),
         }
-        self._eval.write(row)
-        self._forward("eval", row)
-        return row
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -212,33 +166,18 @@ class RunLog:
             self._paused += time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the files reach, which are on disk then, and what the next row averages."""
-        self._train.sync()
-        self._eval.sync()
-        paths = [self.output_dir / name for name in FILES]
+        """What the next row averages, and how long the run took so far."""
         return {
-            "sizes": {path.name: path.stat().st_size for path in paths if path.exists()},
             "episode": self._episode,
             "sums": self._sums,
             "counts": self._counts,
-            "seconds": time.perf_counter() - self._start,
+            "seconds": self._seconds(),
             "paused": self._paused,
             "last": (self._last_step, self._last_active),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut off the rows that were written after :meth:`state_dict`, and go on from there.
-
-        Raises:
-            ValueError: If a file is shorter than it was then.
-        """
-        for name in FILES:
-            path, size = self.output_dir / name, state["sizes"].get(name, 0)
-            present = path.stat().st_size if path.exists() else 0
-            if present < size:
-                raise ValueError(f"{path} has {present} bytes; it had {size} at the checkpoint.")
-            if present > size:
-                os.truncate(path, size)
+        """Go on from there."""
         self._episode = state["episode"]
         self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         self._counts = {name: value.to(self.device) for name, value in state["counts"].items()}
@@ -246,18 +185,8 @@ class RunLog:
         self._paused = state["paused"]
         self._last_step, self._last_active = state["last"]
 
-    def close(self) -> None:
-        """Close the files and TorchRL's logger."""
-        self._train.file.close()
-        self._eval.file.close()
-        if self.logger is not None:
-            self.logger.close()
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._start
 
     def _take_averages(self) -> dict[str, float]:
         """Average every metric since the last call: the one place that waits for the device."""
@@ -273,61 +202,7 @@ class RunLog:
 
     def _take_ms_per_step(self, step: int) -> float | None:
         """Milliseconds of unpaused time per environment step since the last call."""
-        active = time.perf_counter() - self._start - self._paused
+        active = self._seconds() - self._paused
         steps, elapsed = step - self._last_step, active - self._last_active
         self._last_step, self._last_active = step, active
         return 1000.0 * elapsed / steps if steps else None
-
-    def _forward(self, prefix: str, row: Mapping[str, Any]) -> None:
-        """Send a row to TorchRL's logger at the row's environment step."""
-        if self.logger is not None:
-            scalars = {f"{prefix}/{key}": value for key, value in row.items() if key != "step"}
-            self.logger.log_metrics(scalars, step=row["step"])
-
-
-class _CsvFile:
-    """A CSV file with fixed columns, flushed at each row."""
-
-    def __init__(self, path: Path, columns: Sequence[str], resume: bool):
-        header = ",".join(columns) + "\n"
-        if not resume:
-            path.write_text(header, encoding="utf-8", newline="\n")
-        self.file = path.open("a+", newline="", encoding="utf-8")  # writes at its end, wherever
-        self.file.seek(0)
-        if self.file.readline() != header:
-            self.file.close()
-            raise ValueError(f"{path} has other columns than this version writes.")
-        self._writer = csv.DictWriter(self.file, columns, lineterminator="\n")
-
-    def sync(self) -> None:
-        """Make the rows outlive the machine."""
-        os.fsync(self.file.fileno())
-
-    def write(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the cells of ``row`` that have a value, and return these."""
-        row = {name: value for name, value in row.items() if value is not None}
-        self._writer.writerow(row)
-        self.file.flush()
-        return row
-
-
-def _has_rows(path: Path) -> bool:
-    """Whether a CSV file has more than its header."""
-    return path.exists() and path.read_text(encoding="utf-8").count("\n") > 1
-
-
-def check_backend(backend: str) -> None:
-    """Refuse a backend that :class:`RunLog` cannot use.
-
-    Raises:
-        ValueError: If it is unknown.
-        ImportError: If its package is not installed.
-    """
-    if backend not in BACKENDS:
-        choices = ", ".join(BACKENDS)
-        raise ValueError(f"logger.backend is {backend!r}; choose one of {choices}")
-    if backend != "csv" and importlib.util.find_spec(backend) is None:
-        raise ImportError(
-            f"logger.backend={backend} needs the package {backend}: "
-            f"pip install 'torchrl_tdmpc[{backend}]'"
-        )

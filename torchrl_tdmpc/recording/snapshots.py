@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tensordict import TensorDict
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.recording.csv_files import truncate_to
 
-__all__ = ["append_snapshot", "take_snapshot"]
+__all__ = ["ValueHeadSnapshots", "take_snapshot"]
 
 STANDARD_EXAMPLES = 4
 STANDARD = ("probability", "prediction", "target")
@@ -21,6 +23,57 @@ DEBUG = (
     *("prediction", "target", "absolute_error", "cross_entropy", "bootstrap"),
     *("lower_bin", "upper_share", "top_bins", "top_probabilities"),
 )
+
+
+class ValueHeadSnapshots:
+    """Callback that writes a snapshot of the heads to ``multi_gamma.jsonl`` at each evaluation.
+
+    Args:
+        output_dir: The run's folder.
+        multi_gamma_loss: The heads' loss.
+        seed: Of every draw.
+        num_examples: See :func:`take_snapshot`.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        multi_gamma_loss: MultiGammaValueLoss,
+        *,
+        seed: int,
+        num_examples: int | None = None,
+    ):
+        self.path = Path(output_dir) / "multi_gamma.jsonl"
+        self.multi_gamma_loss = multi_gamma_loss
+        self.seed = seed
+        self.num_examples = num_examples
+
+    def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
+        """Write a snapshot, once there is something to learn from."""
+        if not trainer.replay.num_transitions:
+            return
+        snapshot = take_snapshot(
+            trainer.update.loss,
+            self.multi_gamma_loss,
+            trainer.planner,
+            trainer.replay,
+            seed=self.seed,
+            num_examples=self.num_examples,
+        )
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": row["step"], **snapshot}) + "\n")
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the file reaches."""
+        return {"size": self.path.stat().st_size if self.path.exists() else 0}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Cut off the snapshots that were written after :meth:`state_dict`.
+
+        Raises:
+            ValueError: If the file is shorter than it was then.
+        """
+        truncate_to(self.path, state["size"])
 
 
 @torch.no_grad()
@@ -77,9 +130,3 @@ def take_snapshot(
             {name: value.tolist() for name, value in example.items()} for example in examples
         ],
     }
-
-
-def append_snapshot(output_dir: str | Path, step: int, snapshot: dict[str, Any]) -> None:
-    """Add a snapshot, and the environment step it was taken at, to ``multi_gamma.jsonl``."""
-    with (Path(output_dir) / "multi_gamma.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **snapshot}) + "\n")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensordict import TensorDictBase
-from torchrl.envs import Transform
+from torchrl.envs import Transform, TransformedEnv
 
-from torchrl_tdmpc.envs import Task, refuse_rendering
+from torchrl_tdmpc.envs import Task, first_env, refuse_rendering, render
 
-__all__ = ["FirstEpisodeRecorder", "check_video"]
+__all__ = ["FirstEpisodeRecorder", "Videos", "check_video", "record_first_episode"]
 
 FRAMES_PER_SECOND = 30  # one frame an agent step
 
@@ -68,6 +69,28 @@ class FirstEpisodeRecorder(Transform):
         writer = write_frames(self._unfinished, (width, height), fps=FRAMES_PER_SECOND)
         writer.send(None)  # starts it
         return writer
+
+
+class Videos:
+    """Callback that writes ``videos/<environment step>.mp4`` of each evaluation's first episode.
+
+    Args:
+        output_dir: The run's folder.
+    """
+
+    def __init__(self, output_dir: str | Path):
+        self.folder = Path(output_dir) / "videos"
+
+    def on_evaluation_begin(self, trainer: Any, env: TransformedEnv) -> None:
+        """Record what the first environment shows."""
+        step = trainer.counters.agent_steps * trainer.task.action_repeat
+        record_first_episode(env, self.folder / f"{step:012d}.mp4")
+
+
+def record_first_episode(env: TransformedEnv, path: str | Path) -> None:
+    """Append a :class:`FirstEpisodeRecorder` of the first one of batched environments."""
+    first = first_env(env)
+    env.append_transform(FirstEpisodeRecorder(path, lambda: render(first)))
 
 
 def check_video(task: Task) -> None:

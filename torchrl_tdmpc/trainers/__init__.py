@@ -1,18 +1,29 @@
-"""How a run goes: one update, evaluation, counts and schedules."""
+"""How a run goes: one update, the online loop, evaluation, schedules, callbacks."""
 
+from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent
+from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
-from torchrl_tdmpc.trainers.failures import SkippedUpdates
+from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.online import EVALUATION_SEED, OnlineTrainer
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps
-from torchrl_tdmpc.trainers.update import TDMPC2Update
+from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
 __all__ = [
+    "EVALUATION_SEED",
+    "Agent",
+    "Callbacks",
+    "CollectionError",
     "Counters",
     "GracefulInterrupt",
+    "OnlineTrainer",
     "SkippedUpdates",
     "TDMPC2Update",
+    "build_networks",
+    "count_parameters",
     "discount_heuristic",
     "evaluate",
+    "load_agent",
     "seed_steps",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from tensordict.nn import TensorDictModuleBase
@@ -11,8 +10,7 @@ from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, make_env, render
-from torchrl_tdmpc.recording.video import FirstEpisodeRecorder
+from torchrl_tdmpc.envs import Task, make_env
 
 __all__ = ["evaluate"]
 
@@ -24,8 +22,8 @@ def evaluate(
     episodes: int,
     seed: int,
     device: torch.device | str = "cpu",
+    on_begin: Callable[[TransformedEnv], None] = lambda env: None,
     on_step: Callable[[], None] = lambda: None,
-    video: str | Path | None = None,
 ) -> tuple[list[float], list[int]]:
     """Run evaluation episodes side by side, each in an environment of its own.
 
@@ -38,11 +36,10 @@ def evaluate(
         episodes: number of episodes.
         seed: of the environments and of every draw.
         device: where the policy is.
+        on_begin: given the environments before they are reset; it may append transforms, such as
+            :func:`~torchrl_tdmpc.recording.record_first_episode`.
         on_step: called after every agent step (of all environments together); an exception it
             raises ends the evaluation.
-        video: where to write an mp4 of the first episode; see
-            :class:`~torchrl_tdmpc.trainers.FirstEpisodeRecorder`. The episodes are the same without
-            it.
 
     Returns:
         The undiscounted return of each episode, and its length in agent steps.
@@ -60,14 +57,12 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"eval.episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
-    batch = make_env(task, num_envs=episodes, seed=seed, device=device)
-    env = TransformedEnv(batch)
+    env = TransformedEnv(make_env(task, num_envs=episodes, seed=seed, device=device))
     if policy is not None and (primers := get_primers_from_module(policy, warn=False)) is not None:
         env.append_transform(primers)
-    if video is not None:
-        env.append_transform(FirstEpisodeRecorder(video, lambda: render(batch._envs[0])))
     cuda_devices = [device] if device.type == "cuda" else []
     try:
+        on_begin(env)
         with (
             torch.random.fork_rng(cuda_devices),
             set_exploration_type(ExplorationType.DETERMINISTIC),

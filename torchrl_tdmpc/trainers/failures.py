@@ -1,10 +1,14 @@
-"""Updates that had to be skipped: counted, and too many in a row."""
+"""What may go wrong in a run: environments that fail, updates that had to be skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["SkippedUpdates"]
+__all__ = ["CollectionError", "SkippedUpdates"]
+
+
+class CollectionError(RuntimeError):
+    """No further step could be collected."""
 
 
 class SkippedUpdates:

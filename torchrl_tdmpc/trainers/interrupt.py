@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 __all__ = ["GracefulInterrupt"]
@@ -11,7 +12,8 @@ __all__ = ["GracefulInterrupt"]
 class GracefulInterrupt:
     """Turns the first SIGINT (Ctrl-C) or SIGTERM into a flag; the second one interrupts at once.
 
-    A context manager for the main thread; handlers are restored on leaving.
+    A context manager; handlers are restored on leaving. In another thread than the main one Python
+    gives no way to handle signals: there it does nothing, and the program around it decides.
 
     Attributes:
         requested: whether the run was asked to end.
@@ -30,7 +32,9 @@ class GracefulInterrupt:
         self.requested = False
 
     def __enter__(self) -> GracefulInterrupt:
-        self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {n: signal.signal(n, self._request) for n in self.SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:

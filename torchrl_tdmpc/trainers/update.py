@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_tdmpc.modules import Execution
-from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
+from torchrl_tdmpc.objectives import TDMPC2Loss
 
-__all__ = ["TDMPC2Update"]
+__all__ = ["TDMPC2Update", "count_parameters"]
 
 
 class TDMPC2Update:
@@ -20,8 +21,10 @@ class TDMPC2Update:
 
     Args:
         loss: the objective, and through it the networks. Targets keep the weights they have.
-        multi_gamma_loss: auxiliary value heads to train beside them; their gradients reach the
-            heads, the dynamics and the encoder.
+        auxiliary: further losses on the same rollout, each a LossModule that reads it and writes
+            one ``loss_*``: :class:`~torchrl_tdmpc.MultiGammaValueLoss` is one. Their gradients
+            reach their own parameters, the dynamics and the encoder. Targets that one of them has
+            are moved like the Q-functions'.
 
     Keyword Args:
         lr: learning rate of both optimisers.
@@ -34,7 +37,7 @@ class TDMPC2Update:
         ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
 
     Attributes:
-        model_optimizer: Adam over encoder, dynamics, heads (auxiliary ones too) and Q-functions.
+        model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
         actor_optimizer: Adam over the policy prior, with its own epsilon.
         metric_names: the keys of what a call returns.
 
@@ -62,7 +65,7 @@ class TDMPC2Update:
     def __init__(
         self,
         loss: TDMPC2Loss,
-        multi_gamma_loss: MultiGammaValueLoss | None = None,
+        auxiliary: Sequence[LossModule] = (),
         *,
         lr: float = 3e-4,
         enc_lr_scale: float = 0.3,
@@ -79,17 +82,25 @@ class TDMPC2Update:
         for name, (value, holds, allowed) in limits.items():
             if not holds:
                 raise ValueError(f"train.{name} is {value}; it must be {allowed}.")
-        if "none" in (loss.reduction, getattr(multi_gamma_loss, "reduction", "mean")):
-            raise ValueError("the loss's reduction is 'none'; an update needs 'mean' or 'sum'.")
+        for one in (loss, *auxiliary):
+            if getattr(one, "reduction", "mean") == "none":
+                raise ValueError(
+                    f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
+                    "'sum'."
+                )
         self.loss = loss
-        self.multi_gamma_loss = multi_gamma_loss
+        self.auxiliary = list(auxiliary)
         self.grad_clip_norm = grad_clip_norm
         encoder = list(loss.world_model.encoder.parameters())
         rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
         rest += loss.q_ensemble.parameters()
         groups = [{"params": encoder, "lr": lr * enc_lr_scale}, {"params": rest}]
-        if multi_gamma_loss is not None:
-            groups.append({"params": list(multi_gamma_loss.heads.parameters())})
+        loss_parts = (loss.world_model, loss.q_ensemble, loss.policy_prior)
+        taken = {id(p) for part in loss_parts for p in part.parameters()}
+        for one in self.auxiliary:
+            own = [p for p in one.parameters() if p.requires_grad and id(p) not in taken]
+            if own:  # an auxiliary loss may do without parameters of its own
+                groups.append({"params": own})
         self.model_optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-8, fused=True)
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
@@ -97,17 +108,26 @@ class TDMPC2Update:
         device = next(loss.q_ensemble.parameters()).device
         self._model_losses = execution.prepare(_model_losses, device)
         self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss, device)
-        self.target_updates = [_soft_update(loss, tau)]
+        with_targets = [
+            one
+            for one in (loss, *self.auxiliary)
+            if any(name.startswith("target_") for name in one.state_dict())
+        ]
+        self.target_updates = [_soft_update(one, tau) for one in with_targets]
         self.metric_names = [
             *loss.out_keys,
             "grad_norm_model",
             "grad_norm_actor",
             "skipped_updates",
+            *(key for one in self.auxiliary for key in one.out_keys),
         ]
-        if multi_gamma_loss is not None:
-            self.metric_names += multi_gamma_loss.out_keys
-            if multi_gamma_loss.bootstrap == "self":
-                self.target_updates.append(_soft_update(multi_gamma_loss, tau))
+        if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
+            raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
+
+    @property
+    def auxiliary_names(self) -> list[str]:
+        """A name for each auxiliary loss, after the ``loss_*`` that it writes."""
+        return [_loss_key(one).removeprefix("loss_") for one in self.auxiliary]
 
     def __call__(
         self,
@@ -131,8 +151,8 @@ class TDMPC2Update:
         for optimizer in (self.model_optimizer, self.actor_optimizer):
             optimizer.zero_grad()  # frees the gradients before memory is needed for activations
 
-        # World model and Q-functions, and auxiliary heads on the same rollout
-        metrics = self._model_losses(self.loss, self.multi_gamma_loss, batch, **model_draws or {})
+        # World model and Q-functions, and auxiliary losses on the same rollout
+        metrics = self._model_losses(self.loss, self.auxiliary, batch, **model_draws or {})
         rollout = metrics.pop("rollout")
         metrics["grad_norm_model"], is_finite = self._backward(self.model_optimizer, metrics)
         if is_finite:
@@ -145,7 +165,7 @@ class TDMPC2Update:
                 self.actor_optimizer.step()
             metrics.update(actor)
 
-            # Target Q-functions (and target heads): target <- lerp(target, online, tau)
+            # Target Q-functions, targets of auxiliary losses: target <- lerp(target, online, tau)
             for target_update in self.target_updates:
                 target_update.step()
 
@@ -170,15 +190,46 @@ class TDMPC2Update:
 
 def _model_losses(
     loss: TDMPC2Loss,
-    multi_gamma_loss: MultiGammaValueLoss | None,
+    auxiliary: Sequence[LossModule],
     batch: TensorDictBase,
     **draws: Any,
 ) -> TensorDict:
-    """Every loss of world model, Q-functions and auxiliary heads, and the rollout."""
+    """Every loss of world model, Q-functions and auxiliary parts, and the rollout."""
     losses = loss.model_loss(batch, **draws)
-    if multi_gamma_loss is not None:
-        losses.update(multi_gamma_loss(losses["rollout"]))
+    for one in auxiliary:
+        losses.update(one(losses["rollout"]))
     return losses
+
+
+def count_parameters(update: TDMPC2Update) -> dict[str, int]:
+    """The number of weights of each part, targets not counted, and their total."""
+    world_model = update.loss.world_model
+    parts = {
+        "encoder": world_model.encoder,
+        "dynamics": world_model.dynamics,
+        "reward": world_model.reward_head,
+        "termination": world_model.termination_head,
+        "policy prior": update.loss.policy_prior,
+        "Q ensemble": update.loss.q_ensemble,
+        **dict(zip(update.auxiliary_names, update.auxiliary)),
+    }
+    counts = {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad)
+        for name, part in parts.items()
+        if part is not None
+    }
+    return {**counts, "total": sum(counts.values())}
+
+
+def _loss_key(auxiliary: LossModule) -> str:
+    """The one ``loss_*`` that an auxiliary loss writes."""
+    keys = [key for key in auxiliary.out_keys if key.startswith("loss_")]
+    if len(keys) != 1:
+        raise ValueError(
+            f"{type(auxiliary).__name__} has the out_keys {list(auxiliary.out_keys)}; an auxiliary "
+            "loss must write exactly one loss_*."
+        )
+    return keys[0]
 
 
 def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:

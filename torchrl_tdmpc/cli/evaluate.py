@@ -1,4 +1,4 @@
-"""Evaluate a trained agent: ``python examples/evaluate.py checkpoint=PATH eval.episodes=10``.
+"""Evaluate a trained agent: ``tdmpc2-evaluate checkpoint=PATH eval.episodes=10``.
 
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
 ``.pt`` file of the official implementation, which needs ``env.task=...`` too. ``video=true``
@@ -8,6 +8,7 @@ writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any ot
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 import warnings
@@ -15,22 +16,21 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from parts import make_agent
-from settings import DEFAULTS, resolve
-from tdmpc2_multigamma import EVALUATION_SEED
 from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 
 from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
+from torchrl_tdmpc.cli.parts import make_loss, make_planner
+from torchrl_tdmpc.cli.settings import default_settings, resolve
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
-from torchrl_tdmpc.recording import check_video
-from torchrl_tdmpc.trainers import evaluate
+from torchrl_tdmpc.recording import check_video, record_first_episode
+from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
 
-def main(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> None:
     """Evaluate, print every episode, and say where the video is."""
     warnings.filterwarnings("ignore", message="No target network updater")
     try:
@@ -38,10 +38,11 @@ def main(arguments: list[str]) -> None:
         config, task, name = read_config(path, settings)
         torch.set_num_threads(config.threads)
         planner = load_planner(path, config, task)
-        video = None
+        video, recorder = None, {}
         if config.eval.video:
             check_video(task)
             video = Path(config.output_dir, f"{name}.mp4")
+            recorder["on_begin"] = functools.partial(record_first_episode, path=video)
         with tqdm(total=task.episode_length, unit=" agent steps", leave=False) as progress:
             returns, lengths = evaluate(
                 planner,
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> None:
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
                 on_step=progress.update,
-                video=video,
+                **recorder,
             )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
@@ -84,9 +85,7 @@ def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
 
 def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str]:
     """The settings that hold, the task, and a name for what is evaluated."""
-    config = OmegaConf.load(DEFAULTS)
-    for hydras_own in ("defaults", "hydra"):
-        config.pop(hydras_own)
+    config = OmegaConf.create(default_settings())
     if is_official(path):
         if OmegaConf.select(settings, "env.task") is None:
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
@@ -102,7 +101,7 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
         if "config" not in record:
             raise ValueError(f"{path} carries no configuration; it must be of a training run.")
         config.merge_with(record["config"])
-        name = f"agent steps-{record['agent_steps']}"
+        name = f"agent-steps-{record['agent_steps']}"
     folder = path if path.is_dir() else path.parent
     here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
     here["eval"] = {"video": False}
@@ -113,18 +112,18 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
 def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
     """The planner of the agent that was saved."""
     if not is_official(path):
-        agent = make_agent(config, task)
-        load_checkpoint(checkpoints(path), {"loss": agent.update.loss}, map_location=config.device)
-        return agent.planner
+        loss = make_loss(config, task)
+        load_checkpoint(checkpoints(path), {"loss": loss}, map_location=config.device)
+        return make_planner(config, task, loss)
     model = {name: config.model[name] for name in NOT_OFFICIAL}
-    published = load_official(path, discount=config.loss.discount, **model, device=config.device)
-    if published[1:] != (task.observation_shape, task.action_dim):
+    official = load_official(path, discount=config.loss.discount, **model, device=config.device)
+    if official[1:] != (task.observation_shape, task.action_dim):
         raise ValueError(
-            f"{path} observes {list(published.observation_shape)} and acts with "
-            f"{published.action_dim} numbers; env.task {task.name} has "
+            f"{path} observes {list(official.observation_shape)} and acts with "
+            f"{official.action_dim} numbers; env.task {task.name} has "
             f"{list(task.observation_shape)} and {task.action_dim}."
         )
-    return make_agent(config, task, published.loss).planner
+    return make_planner(config, task, official.loss)
 
 
 def is_official(path: Path) -> bool:
@@ -137,5 +136,10 @@ def checkpoints(path: Path) -> Path:
     return path / "checkpoints" if (path / "checkpoints").is_dir() else path
 
 
+def main() -> None:
+    """The console script ``tdmpc2-evaluate``."""
+    run(sys.argv[1:])
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

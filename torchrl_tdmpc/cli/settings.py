@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
+from torchrl_tdmpc.planners import default_iterations
 from torchrl_tdmpc.recording import check_backend, check_video
 from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
 
@@ -92,21 +95,20 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         )
     env = config.env
     task = load_task(env.backend, env.task, episode_length=env.episode_length, pixels=env.pixels)
-    # Published for Gymnasium's tasks, whose ends are the last steps of a slice
-    largest_discount, rho = (0.99, 0.7) if task.backend == "gym" else (0.995, 0.5)
     automatic = {
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "train.seed_steps": seed_steps(task.episode_length, config.env.num_envs),
-        "env.episodic": task.backend != "dmcontrol",
-        "loss.discount": discount_heuristic(task.episode_length, largest_discount),
-        "loss.rho": rho,
+        "env.episodic": task.episodic,
+        "loss.discount": discount_heuristic(task.episode_length, task.discount_cap),
+        "loss.rho": task.rho,
+        "planner.iterations": default_iterations(task.action_dim),
     }
     settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
-    return settled, task
+    return settled, dataclasses.replace(task, episodic=settled.env.episodic)
 
 
 def check_training(settled: DictConfig, task: Task) -> None:
@@ -170,7 +172,7 @@ def check_types(config: DictConfig) -> None:
         devices += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if str(config.device) not in devices:
         raise ValueError(f"device is {config.device!r}; this machine has {', '.join(devices)}.")
-    defaults = dict(leaves(OmegaConf.to_container(OmegaConf.load(DEFAULTS))))
+    defaults = dict(leaves(default_settings()))
     for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
         if key not in defaults:
             raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
@@ -189,3 +191,45 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+# Keys of earlier versions
+RENAMED = {
+    "train.decisions": "train.steps",
+    "train.seed_decisions": "train.seed_steps",
+    "train.encoder_lr_scale": "train.enc_lr_scale",
+    "planner.num_policy_trajs": "planner.num_pi_trajs",
+}
+
+
+def refuse_unknown_keys(arguments: Iterable[str]) -> None:
+    """Refuse a command line that sets what does not exist, before Hydra reads it.
+
+    Args:
+        arguments: ``KEY=VALUE`` and Hydra's own options.
+
+    Raises:
+        ValueError: the first such key, with the nearest ones.
+
+    Examples:
+        >>> refuse_unknown_keys(["env.taks=walker-stand"])
+        Traceback (most recent call last):
+        ValueError: env.taks is no setting; did you mean env.task?
+    """
+    known = [*dict(leaves(default_settings())), *default_settings(), "hydra", "ablation"]
+    for argument in arguments:
+        key, is_setting, _ = argument.partition("=")
+        key = key.lstrip("+")
+        if argument.startswith("-") or not is_setting or key in known or key.startswith("hydra"):
+            continue
+        if key in RENAMED:
+            raise ValueError(f"{key} is now called {RENAMED[key]}.")
+        if near := difflib.get_close_matches(key, known, n=2):
+            raise ValueError(f"{key} is no setting; did you mean {' or '.join(near)}?")
+        raise ValueError(f"{key} is no setting; {DEFAULTS} has all of them.")
+
+
+def default_settings() -> dict[str, Any]:
+    """The configuration file, without what is Hydra's own."""
+    settings = OmegaConf.to_container(OmegaConf.load(DEFAULTS))
+    return {key: value for key, value in settings.items() if key not in ("defaults", "hydra")}

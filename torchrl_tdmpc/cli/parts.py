@@ -1,0 +1,145 @@
+"""From the configuration to the parts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
+from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
+from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.recording import ValueHeadSnapshots, Videos, make_logger
+from torchrl_tdmpc.trainers import EVALUATION_SEED, OnlineTrainer, TDMPC2Update, build_networks
+
+__all__ = [
+    "make_callbacks",
+    "make_loss",
+    "make_planner",
+    "make_replay",
+    "make_trainer",
+    "make_update",
+    "trainer_settings",
+]
+
+
+def make_trainer(config: DictConfig, task: Task) -> OnlineTrainer:
+    """The trainer of a settled configuration, with every part made."""
+    torch.manual_seed(config.seed)
+    loss = make_loss(config, task)
+    update = make_update(config, loss)
+    return OnlineTrainer(
+        task,
+        update=update,
+        planner=make_planner(config, task, loss),
+        replay=make_replay(config, task),
+        callbacks=make_callbacks(config, update),
+        **trainer_settings(config),
+    )
+
+
+def trainer_settings(config: DictConfig) -> dict[str, Any]:
+    """How long a run goes, in which environments, and what it evaluates, saves and logs."""
+    return {
+        "output_dir": config.output_dir,
+        "steps": config.train.steps,
+        "seed_steps": config.train.seed_steps,
+        "num_envs": config.env.num_envs,
+        "workers": config.env.workers,
+        "model": OmegaConf.to_container(config.model),
+        "logger": make_logger(
+            config.logger.backend, config.output_dir, project=config.logger.project
+        ),
+        "eval_interval": config.eval.interval,
+        "eval_episodes": config.eval.episodes,
+        "checkpoint_interval": config.checkpoint.interval,
+        "checkpoint_keep": config.checkpoint.keep,
+        "max_skipped_updates": config.train.max_skipped_updates,
+        "seed": config.seed,
+        "device": config.device,
+        "resume": config.resume,
+        "config": OmegaConf.to_container(config),
+    }
+
+
+def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
+    """What a run remembers."""
+    return EpisodeReplay(
+        capacity=config.replay.capacity,
+        horizon=config.planner.horizon,
+        batch_size=config.train.batch_size,
+        device=config.device,
+        frame_channels=task.frame_channels,
+        episodic=config.env.episodic,
+    )
+
+
+def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
+    """The loss of world model, policy prior and Q-functions of the sizes asked for."""
+    networks = build_networks(task, OmegaConf.to_container(config.model))
+    networks = (network.to(config.device) for network in networks)
+    return TDMPC2Loss(*networks, **config.loss).to(config.device)
+
+
+def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
+    """The update of a loss, and of the auxiliary value heads if they are on."""
+    heads = make_multi_gamma_loss(config, loss.world_model.latent_dim, loss.world_model.two_hot)
+    return TDMPC2Update(
+        loss,
+        [] if heads is None else [heads],
+        lr=config.train.lr,
+        enc_lr_scale=config.train.enc_lr_scale,
+        grad_clip_norm=config.train.grad_clip_norm,
+        tau=config.train.tau,
+        execution=Execution(config.compile, config.precision),
+    )
+
+
+def make_planner(config: DictConfig, task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
+    """What acts with the networks of a loss."""
+    return TDMPC2Planner(
+        LatentEnv(loss.world_model, task.action_dim),
+        loss.policy_prior,
+        loss.q_ensemble,
+        discount=config.loss.discount,
+        execution=Execution(config.compile, config.precision),
+        **config.planner,
+    )
+
+
+def make_multi_gamma_loss(
+    config: DictConfig, latent_dim: int, two_hot: SymlogTwoHot
+) -> MultiGammaValueLoss | None:
+    """The loss of the auxiliary value heads; None when they are off."""
+    settings = MultiGammaConfig(**OmegaConf.to_container(config.multi_gamma))
+    gammas = settings.discounts(config.loss.discount)
+    if not gammas:
+        return None
+    heads = AuxiliaryValueHeads(latent_dim, len(gammas) - 1, two_hot.num_bins, settings.head)
+    return MultiGammaValueLoss(
+        heads,
+        gammas,
+        two_hot=two_hot,
+        rho=config.loss.rho,
+        loss_weight=settings.loss_weight,
+        bootstrap=settings.bootstrap,
+        detach_latent=settings.detach_latent,
+    ).to(config.device)
+
+
+def make_callbacks(config: DictConfig, update: TDMPC2Update) -> Iterator[Any]:
+    """What a run records beside its rows: videos, and snapshots of auxiliary value heads."""
+    if config.eval.video:
+        yield Videos(config.output_dir)
+    for heads in update.auxiliary:
+        settings = config.multi_gamma
+        yield ValueHeadSnapshots(
+            config.output_dir,
+            heads,
+            seed=config.seed + EVALUATION_SEED,
+            num_examples=settings.log_num_examples if settings.debug_logging else None,
+        )

@@ -1,0 +1,115 @@
+"""Train an agent: ``tdmpc2-train env.task=walker-stand seed=2``.
+
+Every setting, with its meaning, stands in ``config/tdmpc2_multigamma.yaml``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import CheckpointError
+
+from torchrl_tdmpc.cli.parts import make_trainer
+from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
+from torchrl_tdmpc.data import ReplayError
+from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.recording import write_config
+from torchrl_tdmpc.trainers import CollectionError, OnlineTrainer, count_parameters
+
+__all__ = ["Report", "main", "train"]
+
+
+class Report:
+    """Callback that tells the person who started a run what it is and where its files are."""
+
+    def __init__(self, config: DictConfig):
+        self.config = config
+
+    def on_begin(self, trainer: OnlineTrainer) -> None:
+        """Say how large the networks are, and what is resumed; write ``config.yaml``."""
+        parameters = count_parameters(trainer.update)
+        print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
+        if self.config.compile != "off":
+            print("compiling: the first updates and agent steps take up to a few minutes")
+        record = {**OmegaConf.to_container(self.config), "parameters": parameters}
+        write_config(trainer.output_dir, record)
+        if trainer.resume is not None:
+            print(f"resumed {trainer.resume}")
+        if num_open := trainer.num_truncated_episodes:
+            print(f"{num_open} unfinished episodes are truncated: the environments begin new ones")
+
+    def on_end(self, trainer: OnlineTrainer) -> None:
+        """Say what lies where."""
+        agent_steps, replay = trainer.counters.agent_steps, trainer.replay
+        print(
+            f"{agent_steps} agent steps ({agent_steps * trainer.task.action_repeat} environment "
+            f"steps). In {trainer.output_dir}: eval.csv, train.csv, returns.png, config.yaml, "
+            "checkpoints/" + (", videos/" if self.config.eval.video else "")
+        )
+        if replay.num_short_episodes:
+            print(
+                f"{replay.num_short_episodes} episodes were shorter than planner.horizon "
+                f"({replay.horizon} agent steps) and not learned from."
+            )
+
+
+Compose = Callable[[DictConfig, Task], OnlineTrainer]
+
+
+def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
+    """Train as a configuration says.
+
+    Args:
+        config: the configuration, as Hydra composes it.
+        compose: from a configuration without ``auto`` and its task to the trainer.
+
+    Raises:
+        CheckpointError: a checkpoint to resume is damaged or does not fit.
+        CollectionError: the environments failed.
+        FloatingPointError: too many updates in a row were not finite.
+        ImportError: a package that a setting needs is not installed.
+        OSError: a file cannot be read or written.
+        ReplayError: what the environments sent cannot be learned from.
+        ValueError: a setting is wrong.
+    """
+    config, task = settle(config)
+    torch.set_num_threads(config.threads)
+    trainer = compose(config, task)
+    trainer.callbacks.append(Report(config))
+    trainer.train()
+    return trainer
+
+
+def main(compose: Compose = make_trainer) -> None:
+    """The console script ``tdmpc2-train``: what is wrong, it says in one sentence.
+
+    Args:
+        compose: see :func:`train`.
+    """
+    warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+
+    @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
+    def run(config: DictConfig) -> None:
+        try:
+            train(config, compose)
+        except (CheckpointError, CollectionError, ImportError, OSError, ValueError) as error:
+            raise SystemExit(f"error: {error}") from None
+        except (FloatingPointError, ReplayError) as error:
+            raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
+
+    try:
+        refuse_unknown_keys(sys.argv[1:])
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,428 @@
+"""The online loop: act, remember, learn; evaluate and save now and then."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
+from torchrl.objectives import LossModule
+from torchrl.record.loggers import Logger
+
+from torchrl_tdmpc.checkpoints import (
+    CollectorState,
+    ReplayLog,
+    find_checkpoint,
+    resume_run,
+    save_run,
+)
+from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
+from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.recording import CsvFiles, LoggerRows, Progress, ReturnsPlot, RunRecord
+from torchrl_tdmpc.trainers import schedule
+from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
+from torchrl_tdmpc.trainers.callbacks import Callbacks
+from torchrl_tdmpc.trainers.counters import Counters
+from torchrl_tdmpc.trainers.evaluation import evaluate
+from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
+from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.schedule import discount_heuristic
+from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
+
+__all__ = ["EVALUATION_SEED", "OnlineTrainer"]
+
+EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
+
+
+class OnlineTrainer:
+    """Trains one agent on one task, as published: one update for each agent step.
+
+    Every part may be given; those that are not are made with the published settings, on ``device``.
+    With parts of your own, seed torch before you make them: the trainer seeds it only where it
+    makes the networks.
+
+    Args:
+        task: what to train on.
+
+    Keyword Args:
+        output_dir: where the run writes its checkpoints and files; None writes nothing.
+        steps: agent steps of the run, summed over environments.
+        seed_steps: random agent steps before the first update; None takes
+            :func:`~torchrl_tdmpc.trainers.seed_steps`.
+        num_envs: environments that are stepped together.
+        workers: see :func:`~torchrl_tdmpc.envs.make_env`.
+        model: settings of :func:`~torchrl_tdmpc.trainers.build_networks`; 1M parameters when not
+            given. They also go into the checkpoints, from which
+            :func:`~torchrl_tdmpc.trainers.load_agent` builds the networks again.
+        networks: world model, policy prior and Q ensemble.
+        loss: the objective of these networks, in place of ``networks``.
+        auxiliary: further losses; see :class:`TDMPC2Update`.
+        update: how ``loss`` and ``auxiliary`` are minimised, in place of both.
+        planner: what acts; it must share its networks with the loss.
+        replay: what is remembered.
+        collector: what steps the environments, in place of ``num_envs`` and ``workers``. It runs
+            the planner, one agent step in each environment at a time, with
+            :class:`~torchrl.envs.RewardSum` and :class:`~torchrl.envs.StepCounter`.
+        logger: one of TorchRL's loggers, which gets every row.
+        callbacks: see :class:`~torchrl_tdmpc.trainers.Callbacks`; they are called after the run's
+            own.
+        eval_interval: agent steps from one evaluation to the next.
+        eval_episodes: episodes of an evaluation; 0 switches evaluation off.
+        checkpoint_interval: agent steps from one checkpoint to the next.
+        checkpoint_keep: newest checkpoints that are kept.
+        max_skipped_updates: updates in a row that may be skipped because of a loss or gradient that
+            is not finite; one more ends the run.
+        seed: of the networks, the environments and the evaluations.
+        device: where networks and replay are.
+        resume: None begins a new run; ``"auto"`` goes on with that in ``output_dir`` if there is
+            one; a path goes on with that checkpoint.
+        config: what else the checkpoints record: plain nested dictionaries.
+
+    Raises:
+        FileExistsError: ``output_dir`` holds a run already.
+        FileNotFoundError: there is nothing to resume.
+        ValueError: a part or a number that does not fit.
+
+    Attributes:
+        counters: how far the run is.
+        num_truncated_episodes: episodes that a resume had to end, because their environments could
+            not be put where they were.
+        is_stopping: whether the run ends after what it is doing.
+
+    Examples:
+        >>> import tempfile
+        >>> from torchrl_tdmpc.envs import load_task
+        >>> task = load_task("dmcontrol", "cartpole-balance", episode_length=10)
+        >>> model = {"size": 1, "enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer = OnlineTrainer(
+        ...         task, output_dir=folder, model=model, steps=12, seed_steps=10, eval_episodes=0
+        ...     )
+        ...     trainer.train()
+        >>> trainer.counters.agent_steps, trainer.counters.updates
+        (12, 11)
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        output_dir: str | Path | None = None,
+        steps: int = 50_000,
+        seed_steps: int | None = None,
+        num_envs: int = 1,
+        workers: str = "serial",
+        model: Mapping[str, Any] | None = None,
+        networks: Networks | None = None,
+        loss: TDMPC2Loss | None = None,
+        auxiliary: Sequence[LossModule] = (),
+        update: TDMPC2Update | None = None,
+        planner: TDMPC2Planner | None = None,
+        replay: EpisodeReplay | None = None,
+        collector: Collector | None = None,
+        logger: Logger | None = None,
+        callbacks: Iterable[Any] = (),
+        eval_interval: int = 5_000,
+        eval_episodes: int = 3,
+        checkpoint_interval: int = 5_000,
+        checkpoint_keep: int = 2,
+        max_skipped_updates: int = 100,
+        seed: int = 1,
+        device: torch.device | str = "cpu",
+        resume: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        self.task = task
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.steps = steps
+        if seed_steps is None:
+            seed_steps = schedule.seed_steps(task.episode_length, num_envs)
+        self.seed_steps = seed_steps
+        self.num_envs = num_envs
+        self.eval_interval, self.eval_episodes = eval_interval, eval_episodes
+        self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
+        self.seed = seed
+        self.device = torch.device(device)
+        self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
+
+        if networks is None and loss is None and update is None:
+            torch.manual_seed(seed)
+            model = model or {}
+            networks = build_networks(task, model)
+        if update is None:
+            update = TDMPC2Update(loss or _make_loss(task, networks, self.device), auxiliary)
+        self.update = update
+        self.planner = planner or _make_planner(task, update.loss)
+        self.replay = replay or _make_replay(task, self.planner.horizon, steps, self.device)
+        self.collector = collector or self._make_collector(workers)
+        self._env = self.collector.env  # which a collector that failed no longer has
+        self.metadata = {
+            "agent": describe_agent(task, self.planner, model),
+            "config": dict(config or {}),
+        }
+
+        self.counters = Counters()
+        self.skipped_updates = SkippedUpdates(max_skipped_updates)
+        self.interrupt = GracefulInterrupt()
+        self.num_truncated_episodes = 0
+        self._is_stopped = False
+        self._collected: Iterator[TensorDictBase] | None = None
+        self._collector_state = CollectorState(self.collector)
+        self.callbacks = Callbacks(callbacks)
+        metrics = [*update.metric_names, "nan_values", *self.callbacks.metric_names]
+        self.record = RunRecord(metrics, seed=seed, device=self.device)
+        self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
+        self.replay_log = None
+        if self.output_dir is not None:
+            self.replay_log = ReplayLog(self.replay, self.output_dir / "checkpoints/replay")
+
+    def train(self) -> None:
+        """Run until ``steps`` agent steps, :meth:`stop` or an interrupt; then save.
+
+        Raises:
+            FloatingPointError: too many updates in a row were skipped.
+            ReplayError: what the environments sent cannot be learned from.
+            CollectionError: an environment failed or its process died; what there was is saved.
+        OSError: the last checkpoint could not be written.
+        """
+        self._resume()
+        with self.interrupt, self._ending():
+            self.callbacks.on_begin(self)
+            counters = self.counters
+            while True:
+                self.learn()
+                is_last = counters.agent_steps >= self.steps
+                if self._is_evaluation_due(is_last):
+                    self.evaluate()
+                if is_last or self.is_stopping:
+                    break
+                if _is_due(self.checkpoint_interval, counters.saved, counters.agent_steps):
+                    self._save_or_warn()
+                self.collect()
+            self.save()
+
+    def learn(self) -> None:
+        """Do as many updates as agent steps; those of the warm-up are made up for at its end."""
+        counters = self.counters
+        is_warm_up = counters.agent_steps < self.seed_steps
+        for _ in range(0 if is_warm_up else counters.agent_steps - counters.updates):
+            if self.is_stopping:
+                break
+            metrics = self.update(self.replay.sample()).set("nan_values", counters.nan_values)
+            self.skipped_updates.add(bool(metrics["skipped_updates"]))
+            counters.updates += 1
+            self.callbacks.on_update(self, metrics)
+            self.record.update(metrics)
+
+    def collect(self) -> None:
+        """Take one agent step in each environment, and remember it."""
+        try:
+            self._collected = self._collected or iter(self.collector)
+            data = next(self._collected)
+        except Exception as error:
+            raise self._collection_error(error) from error
+        self.replay.extend(data)
+        self.counters.agent_steps += data.numel()
+        self.counters.nan_values = data["nan_values"].float().mean()
+        self.callbacks.on_collect(self, data)
+        ended = data["next"][data["next", "done"].squeeze(-1)]
+        rows = self.record.episodes(
+            step=self._environment_steps,
+            agent_steps=self.counters.agent_steps,
+            returns=ended["episode_reward"].flatten().tolist(),
+            lengths=ended["step_count"].flatten().tolist(),
+        )
+        for row in rows:
+            self.callbacks.on_episode(self, row)
+
+    def evaluate(self) -> None:
+        """Evaluate without exploring, unless the run is asked to end meanwhile."""
+        try:
+            with self.record.pause():
+                returns, lengths = evaluate(
+                    self.planner,
+                    self.task,
+                    episodes=self.eval_episodes,
+                    seed=self.seed + EVALUATION_SEED,
+                    device=self.device,
+                    on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
+                    on_step=self._on_evaluation_step,
+                )
+        except KeyboardInterrupt:
+            return
+        self.counters.evaluated = self.counters.agent_steps
+        row = self.record.evaluation(
+            step=self._environment_steps,
+            agent_steps=self.counters.agent_steps,
+            returns=returns,
+            lengths=lengths,
+        )
+        with self.record.pause():
+            self.callbacks.on_evaluation(self, row)
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: the disk is full or fails; the earlier checkpoints are as they were.
+        """
+        self.counters.saved = self.counters.agent_steps
+        if self.output_dir is None:
+            return
+        with self.record.pause():
+            path = save_run(
+                self.output_dir / "checkpoints",
+                self.counters.agent_steps,
+                self.components,
+                self.callbacks.components,
+                self.replay_log,
+                metadata={"agent_steps": self.counters.agent_steps, **self.metadata},
+                keep_last=self.checkpoint_keep,
+            )
+        self.callbacks.on_checkpoint(self, path)
+
+    def stop(self) -> None:
+        """End the run after what it is doing; it is saved and can be resumed."""
+        self._is_stopped = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run was asked to end, by :meth:`stop` or a signal."""
+        return self._is_stopped or self.interrupt.requested
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What a checkpoint holds beside callbacks, replay and random generators."""
+        auxiliary = dict(zip(self.update.auxiliary_names, self.update.auxiliary, strict=True))
+        return {
+            "loss": self.update.loss,
+            "model_optimizer": self.update.model_optimizer,
+            "actor_optimizer": self.update.actor_optimizer,
+            **auxiliary,
+            "collector": self._collector_state,
+            "counters": self.counters,
+            "skipped_updates": self.skipped_updates,
+            "record": self.record,
+        }
+
+    # ------------------------------------------------------------------ helpers
+
+    @property
+    def _environment_steps(self) -> int:
+        return self.counters.agent_steps * self.task.action_repeat
+
+    def _is_evaluation_due(self, is_last: bool) -> bool:
+        """At each interval and at the end, once."""
+        evaluated, now = self.counters.evaluated, self.counters.agent_steps
+        due = _is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
+        return due and self.eval_episodes > 0 and not self.is_stopping
+
+    def _on_evaluation_step(self) -> None:
+        self.interrupt.raise_if_requested()
+        self.callbacks.on_evaluation_step(self)
+
+    def _make_collector(self, workers: str) -> Collector:
+        env = make_env(
+            self.task, num_envs=self.num_envs, seed=self.seed, device=self.device, workers=workers
+        )
+        return Collector(
+            TransformedEnv(env, Compose(RewardSum(), StepCounter())),
+            self.planner,
+            frames_per_batch=self.num_envs,
+            init_random_frames=self.seed_steps,
+            auto_register_policy_transforms=True,
+        )
+
+    def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
+        """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows."""
+        yield Progress()
+        if self.output_dir is not None:
+            is_resumed = self.resume is not None
+            yield CsvFiles(self.output_dir, self.record.train_columns, resume=is_resumed)
+            if importlib.util.find_spec("matplotlib") is not None:
+                yield ReturnsPlot(self.output_dir, title=self._title)
+        if logger is not None:
+            yield LoggerRows(logger)
+
+    @property
+    def _title(self) -> str:
+        millions = sum(count_parameters(self.update).values()) / 2e6  # the total is among them
+        return f"{self.task.name}, {millions:.1f}M parameters, seed {self.seed}"
+
+    def _resume(self) -> None:
+        """Put everything where the checkpoint says, if there is one."""
+        if self.resume is None:
+            return
+        resume_run(self.resume, self.components, self.callbacks.components, self.replay_log)
+        if self._collector_state.restarted:
+            self.num_truncated_episodes = self.replay.truncate()
+
+    def _save_or_warn(self) -> None:
+        """Write a checkpoint; if that fails, the run goes on with the earlier ones."""
+        try:
+            self.save()
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint could not be saved, the earlier ones are kept: {error}",
+                stacklevel=2,
+            )
+
+    def _collection_error(self, error: Exception) -> CollectionError:
+        """Save what is left when an environment failed, and say so in one sentence."""
+        self._collector_state.failed = True
+        self._save_or_warn()
+        first_line = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+        what = "the environments failed"
+        if has_lost_processes(self._env):
+            what = "the processes of the environments ended"
+        saved = ""
+        if self.output_dir is not None:
+            saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
+        return CollectionError(
+            f"{what} after agent step {self.counters.agent_steps} ({first_line}){saved}."
+        )
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """However the run ends: callbacks hear of it, and the environments are closed."""
+        try:
+            yield
+        finally:
+            self.callbacks.on_end(self)
+            self.collector.shutdown()
+
+
+def _is_due(interval: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``."""
+    return now // interval > before // interval
+
+
+def _make_loss(task: Task, networks: Networks, device: torch.device) -> TDMPC2Loss:
+    networks = [network.to(device) for network in networks]
+    discount = discount_heuristic(task.episode_length, task.discount_cap)
+    return TDMPC2Loss(*networks, discount=discount, rho=task.rho).to(device)
+
+
+def _make_planner(task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
+    env = LatentEnv(loss.world_model, task.action_dim)
+    return TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=loss.discount)
+
+
+def _make_replay(task: Task, horizon: int, steps: int, device: torch.device) -> EpisodeReplay:
+    return EpisodeReplay(
+        capacity=min(1_000_000, steps + task.episode_length),
+        horizon=horizon,
+        batch_size=256,
+        device=device,
+        frame_channels=task.frame_channels,
+        episodic=task.episodic,
+    )
