@@ -8,6 +8,7 @@ from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.online import EVALUATION_SEED, OnlineTrainer
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps
+from torchrl_tdmpc.trainers.stepper import UpdateStepper
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OnlineTrainer",
     "SkippedUpdates",
     "TDMPC2Update",
+    "UpdateStepper",
     "build_networks",
     "count_parameters",
     "discount_heuristic",

@@ -302,12 +302,8 @@ class OnlineTrainer:
     @property
     def components(self) -> dict[str, Any]:
         """What a checkpoint holds beside callbacks, replay and random generators."""
-        auxiliary = dict(zip(self.update.auxiliary_names, self.update.auxiliary, strict=True))
         return {
-            "loss": self.update.loss,
-            "model_optimizer": self.update.model_optimizer,
-            "actor_optimizer": self.update.actor_optimizer,
-            **auxiliary,
+            **self.update.components,
             "collector": self._collector_state,
             "counters": self.counters,
             "skipped_updates": self.skipped_updates,

@@ -129,6 +129,16 @@ class TDMPC2Update:
         """A name for each auxiliary loss, after the ``loss_*`` that it writes."""
         return [_loss_key(one).removeprefix("loss_") for one in self.auxiliary]
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """What a checkpoint holds: losses with their networks and targets, and optimisers."""
+        return {
+            "loss": self.loss,
+            "model_optimizer": self.model_optimizer,
+            "actor_optimizer": self.actor_optimizer,
+            **dict(zip(self.auxiliary_names, self.auxiliary, strict=True)),
+        }
+
     def __call__(
         self,
         batch: TensorDictBase,
