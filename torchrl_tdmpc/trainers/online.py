@@ -343,8 +343,12 @@ class OnlineTrainer:
         )
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
-        """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows."""
-        yield Progress()
+        """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows.
+
+        Progress and plot need tqdm and matplotlib, which the extra ``cli`` brings.
+        """
+        if importlib.util.find_spec("tqdm") is not None:
+            yield Progress()
         if self.output_dir is not None:
             is_resumed = self.resume is not None
             yield CsvFiles(self.output_dir, self.record.train_columns, resume=is_resumed)
