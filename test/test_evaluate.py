@@ -24,7 +24,7 @@ example = test_example.example
 
 
 @pytest.fixture(scope="module")
-def script(example):
+def script():
     sys.path.insert(0, str(EXAMPLES))
     import evaluate
 
@@ -33,10 +33,10 @@ def script(example):
 
 
 @pytest.fixture(scope="module")
-def watched(example, tmp_path_factory):
+def watched(tmp_path_factory):
     """A run that records videos: its folder, agent and tables."""
     output_dir = tmp_path_factory.mktemp("watched")
-    return output_dir, *run(example, output_dir, "eval.video=true", "eval.interval=20")
+    return output_dir, *run(output_dir, "eval.video=true", "eval.interval=20")
 
 
 def printed(script, capsys, *arguments):
@@ -52,12 +52,12 @@ def printed(script, capsys, *arguments):
     return returns, lengths, float(mean), float(deviation), lines[-1]
 
 
-def test_each_evaluation_has_a_video_and_training_is_as_without(example, watched, tmp_path):
+def test_each_evaluation_has_a_video_and_training_is_as_without(watched, tmp_path):
     output_dir, _, table, evaluations = watched
     videos = sorted((output_dir / "videos").iterdir())
     assert [path.name for path in videos] == ["000000000040.mp4", "000000000080.mp4"]
     assert [len(frames(path)) for path in videos] == [11, 11]
-    plain = run(example, tmp_path, "eval.interval=20")
+    plain = run(tmp_path, "eval.interval=20")
     assert without_times(plain[1]) == without_times(table)
     assert without_times(plain[2]) == without_times(evaluations)
     assert not (tmp_path / "videos").exists()

@@ -59,7 +59,7 @@ def configure(*overrides):
         return compose("tdmpc2_multigamma", [*TINY, *overrides])
 
 
-def run(example, output_dir, *overrides):
+def run(output_dir, *overrides):
     """Train; returns the agent and the rows of train.csv and eval.csv."""
     config, task = example.settle(configure(f"output_dir={output_dir}", *overrides))
     agent = example.make_agent(config, task)
@@ -77,9 +77,9 @@ def without_times(table):
 
 
 @pytest.fixture(scope="module")
-def finished(example, tmp_path_factory):
+def finished(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("run")
-    return output_dir, *run(example, output_dir)
+    return output_dir, *run(output_dir)
 
 
 def test_eval_csv_has_a_row_at_each_interval_and_at_the_end(finished):
@@ -108,7 +108,7 @@ def test_config_is_recorded_resolved(finished):
     assert "auto" not in (config["device"], config["planner"]["iterations"])
 
 
-def test_checkpoint_restores_networks_targets_and_optimisers(example, finished):
+def test_checkpoint_restores_networks_targets_and_optimisers(finished):
     output_dir, agent, *_ = finished
     config, task = example.settle(configure(f"output_dir={output_dir}", "seed=7"))
     other = example.make_agent(config, task)
@@ -129,21 +129,21 @@ def test_the_picture_is_drawn(finished):
     assert (finished[0] / "returns.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluation_leaves_training_bit_identical(example, finished, tmp_path):
-    _, without_evaluation, evaluations = run(example, tmp_path / "a", "eval.episodes=0")
+def test_evaluation_leaves_training_bit_identical(finished, tmp_path):
+    _, without_evaluation, evaluations = run(tmp_path / "a", "eval.episodes=0")
     assert evaluations == []
     assert without_times(without_evaluation) == without_times(finished[2])
 
 
-def test_seeds_make_runs(example, finished, tmp_path):
-    _, again, evaluations = run(example, tmp_path / "a")
+def test_seeds_make_runs(finished, tmp_path):
+    _, again, evaluations = run(tmp_path / "a")
     assert without_times(again) == without_times(finished[2])
     assert without_times(evaluations) == without_times(finished[3])
-    _, other, _ = run(example, tmp_path / "b", "seed=2")
+    _, other, _ = run(tmp_path / "b", "seed=2")
     assert other[-1]["loss_value"] != finished[2][-1]["loss_value"]
 
 
-def test_another_seed_begins_from_other_weights(example):
+def test_another_seed_begins_from_other_weights():
     def weights(seed):
         agent = example.make_agent(*example.settle(configure(f"seed={seed}")))
         return dict(agent.update.loss.named_parameters())
@@ -156,7 +156,7 @@ def test_another_seed_begins_from_other_weights(example):
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_another_seed_begins_from_other_states(example):
+def test_another_seed_begins_from_other_states():
     planner = example.make_agent(*example.settle(configure())).planner
 
     def first_observations(seed):
@@ -169,7 +169,7 @@ def test_another_seed_begins_from_other_states(example):
     assert len(torch.cat([first, other]).flatten(0, 1).unique(dim=0)) == 4
 
 
-def test_the_planner_acts_once_the_seed_phase_is_over(example, tmp_path, monkeypatch):
+def test_the_planner_acts_once_the_seed_phase_is_over(tmp_path, monkeypatch):
     overrides = (f"output_dir={tmp_path}", "eval.episodes=0", "train.steps=22")
     config, task = example.settle(configure(*overrides))
     agent = example.make_agent(config, task)
@@ -185,7 +185,7 @@ def test_the_planner_acts_once_the_seed_phase_is_over(example, tmp_path, monkeyp
     assert planned_at == [0, 20, 21]
 
 
-def test_the_settings_of_optimisation_reach_the_update(example):
+def test_the_settings_of_optimisation_reach_the_update():
     optimisation = ("lr=0.01", "enc_lr_scale=0.5", "grad_clip_norm=0.125", "tau=0.25")
     heads = ("enabled=true", "gammas=[primary,0.9]", "bootstrap=self")
     overrides = [f"train.{one}" for one in optimisation] + [f"multi_gamma.{one}" for one in heads]
@@ -217,7 +217,7 @@ def test_the_settings_of_optimisation_reach_the_update(example):
             assert not torch.equal(new[name], old[name]), name
 
 
-def test_as_many_updates_as_decisions_with_several_environments(example, tmp_path, monkeypatch):
+def test_as_many_updates_as_decisions_with_several_environments(tmp_path, monkeypatch):
     updates_at = []
     agent_steps = {"now": 0}
     extend, update = EpisodeReplay.extend, TDMPC2Update.__call__
@@ -233,13 +233,13 @@ def test_as_many_updates_as_decisions_with_several_environments(example, tmp_pat
     monkeypatch.setattr(EpisodeReplay, "extend", counting_extend)
     monkeypatch.setattr(TDMPC2Update, "__call__", counting_update)
     overrides = ("env.num_envs=3", "train.seed_steps=30", "train.steps=40")
-    _, table, _ = run(example, tmp_path, "eval.episodes=0", *overrides)
+    _, table, _ = run(tmp_path, "eval.episodes=0", *overrides)
     # 30 agent steps of the random warm-up, then 3 at a time until 40 are reached
     assert updates_at == [30] * 30 + [33] * 3 + [36] * 3 + [39] * 3 + [42] * 3
     assert [int(row["agent_steps"]) for row in table] == [30, 30, 30]
 
 
-def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monkeypatch):
+def test_an_interrupt_ends_a_run_with_everything_written(tmp_path, monkeypatch):
     sample, calls = EpisodeReplay.sample, []
 
     def interrupted_sample(self):
@@ -249,7 +249,7 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
         return sample(self)
 
     monkeypatch.setattr(EpisodeReplay, "sample", interrupted_sample)
-    agent, table, evaluations = run(example, tmp_path)
+    agent, table, evaluations = run(tmp_path)
     assert len(calls) == 25
     assert len(table) == 2 and len(evaluations) == 1
     assert (tmp_path / "returns.png").exists() and (tmp_path / "config.yaml").exists()
@@ -290,7 +290,7 @@ def test_an_interrupt_ends_a_run_with_everything_written(example, tmp_path, monk
         ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
     ],
 )
-def test_a_bad_setting_is_refused_in_one_sentence(example, override, words, monkeypatch):
+def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch):
     monkeypatch.setattr("parts.make_env", lambda *a, **k: pytest.fail("an environment was made"))
     monkeypatch.setattr("parts.RunLog", lambda *a, **k: pytest.fail("a run was begun"))
     with pytest.raises(ValueError) as error:
@@ -301,7 +301,7 @@ def test_a_bad_setting_is_refused_in_one_sentence(example, override, words, monk
     assert "\n" not in message
 
 
-def test_settings_at_their_edges_are_accepted(example):
+def test_settings_at_their_edges_are_accepted():
     shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
     config, task = example.settle(configure("env.num_envs=2", *shortest))
     assert config.planner.horizon == task.episode_length == 10
@@ -319,7 +319,7 @@ def test_the_command_line_shows_that_sentence_alone(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
-def test_wandb_runs_offline(example, tmp_path, monkeypatch):
+def test_wandb_runs_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    run(example, tmp_path, "logger.backend=wandb", "eval.episodes=0", "train.steps=20")
+    run(tmp_path, "logger.backend=wandb", "eval.episodes=0", "train.steps=20")
     assert list(tmp_path.glob("**/offline-run-*/*.wandb"))
