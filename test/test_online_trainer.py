@@ -1,19 +1,14 @@
-"""The example as its users run it, on tiny networks and short episodes."""
+"""Whole runs: their files, seeds, schedule and ends."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import signal
-import subprocess
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from runs import configure, make, run, without_times
 from tiny import scramble
 
 from torchrl_tdmpc import TDMPC2Planner
@@ -21,59 +16,6 @@ from torchrl_tdmpc.checkpoints import load_checkpoint
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import make_env
 from torchrl_tdmpc.trainers import TDMPC2Update
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-TINY = [
-    "device=cpu",
-    "env.task=cartpole-swingup",
-    "env.episode_length=10",
-    "train.seed_steps=20",
-    "train.steps=40",
-    "train.batch_size=8",
-    "model.enc_dim=16",
-    "model.mlp_dim=16",
-    "model.latent_dim=16",
-    "planner.num_samples=16",
-    "planner.num_elites=4",
-    "planner.num_pi_trajs=2",
-    "planner.iterations=2",
-    "eval.interval=15",
-    "eval.episodes=2",
-    "checkpoint.interval=25",
-]
-TIMES = ("ms_per_step", "peak_memory_mib", "seconds")
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("example", EXAMPLES / "tdmpc2_multigamma.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(EXAMPLES))  # as Python does for a script
-    spec.loader.exec_module(module)
-    sys.path.remove(str(EXAMPLES))
-    return module
-
-
-def configure(*overrides):
-    with initialize_config_dir(str(EXAMPLES / "config"), version_base="1.3"):
-        return compose("tdmpc2_multigamma", [*TINY, *overrides])
-
-
-def run(output_dir, *overrides):
-    """Train; returns the agent and the rows of train.csv and eval.csv."""
-    config, task = example.settle(configure(f"output_dir={output_dir}", *overrides))
-    agent = example.make_agent(config, task)
-    example.train(config, task, agent, example.make_log(config, agent))
-    return agent, rows(output_dir / "train.csv"), rows(output_dir / "eval.csv")
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def without_times(table):
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in table]
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +50,15 @@ def test_config_is_recorded_resolved(finished):
     assert "auto" not in (config["device"], config["planner"]["iterations"])
 
 
-def test_checkpoint_restores_networks_targets_and_optimisers(finished):
-    output_dir, agent, *_ = finished
-    config, task = example.settle(configure(f"output_dir={output_dir}", "seed=7"))
-    other = example.make_agent(config, task)
+def test_checkpoint_restores_networks_targets_and_optimisers(finished, tmp_path):
+    output_dir, trainer, *_ = finished
+    other = make(configure(f"output_dir={tmp_path}", "seed=7"))
     metadata = load_checkpoint(
         output_dir / "checkpoints",
         {"loss": other.update.loss, "model_optimizer": other.update.model_optimizer},
     )
     assert metadata["agent_steps"] == 40
-    ours, theirs = other.update.loss.state_dict(), agent.update.loss.state_dict()
+    ours, theirs = other.update.loss.state_dict(), trainer.update.loss.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert any("target" in name for name in ours)
@@ -125,7 +66,7 @@ def test_checkpoint_restores_networks_targets_and_optimisers(finished):
     assert steps == {40}
 
 
-def test_the_picture_is_drawn(finished):
+def test_the_plot_is_drawn(finished):
     assert (finished[0] / "returns.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -143,10 +84,10 @@ def test_seeds_make_runs(finished, tmp_path):
     assert other[-1]["loss_value"] != finished[2][-1]["loss_value"]
 
 
-def test_another_seed_begins_from_other_weights():
+def test_another_seed_begins_from_other_weights(tmp_path):
     def weights(seed):
-        agent = example.make_agent(*example.settle(configure(f"seed={seed}")))
-        return dict(agent.update.loss.named_parameters())
+        trainer = make(configure(f"output_dir={tmp_path}", f"seed={seed}"))
+        return dict(trainer.update.loss.named_parameters())
 
     first, again, other = (weights(seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -156,42 +97,38 @@ def test_another_seed_begins_from_other_weights():
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
-def test_another_seed_begins_from_other_states():
-    planner = example.make_agent(*example.settle(configure())).planner
-
+def test_another_seed_begins_from_other_states(tmp_path):
     def first_observations(seed):
-        config, task = example.settle(configure(f"seed={seed}", "env.num_envs=2"))
+        trainer = make(configure(f"output_dir={tmp_path}", f"seed={seed}", "env.num_envs=2"))
         torch.manual_seed(0)
-        return next(iter(example.make_collector(config, task, planner)))["observation"]
+        return next(iter(trainer.collector))["observation"]
 
     first, again, other = (first_observations(seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert len(torch.cat([first, other]).flatten(0, 1).unique(dim=0)) == 4
 
 
-def test_the_planner_acts_once_the_seed_phase_is_over(tmp_path, monkeypatch):
-    overrides = (f"output_dir={tmp_path}", "eval.episodes=0", "train.steps=22")
-    config, task = example.settle(configure(*overrides))
-    agent = example.make_agent(config, task)
+def test_the_planner_acts_once_the_random_warm_up_is_over(tmp_path, monkeypatch):
+    trainer = make(configure(f"output_dir={tmp_path}", "eval.episodes=0", "train.steps=22"))
     plan, planned_at = TDMPC2Planner.forward, []
 
     def seen_plan(self, tensordict):
-        planned_at.append(agent.replay.num_steps)
+        planned_at.append(trainer.replay.num_steps)
         return plan(self, tensordict)
 
     monkeypatch.setattr(TDMPC2Planner, "forward", seen_plan)
-    example.train(config, task, agent, example.make_log(config, agent))
-    # TorchRL's collector tries the policy once before its first step
-    assert planned_at == [0, 20, 21]
+    trainer.train()
+    assert planned_at == [20, 21]
 
 
-def test_the_settings_of_optimisation_reach_the_update():
+def test_the_settings_of_optimisation_reach_the_update(tmp_path):
     optimisation = ("lr=0.01", "enc_lr_scale=0.5", "grad_clip_norm=0.125", "tau=0.25")
     heads = ("enabled=true", "gammas=[primary,0.9]", "bootstrap=self")
     overrides = [f"train.{one}" for one in optimisation] + [f"multi_gamma.{one}" for one in heads]
-    config, task = example.settle(configure(*overrides))
-    update = example.make_agent(config, task).update
-    losses = (update.loss, update.multi_gamma_loss)
+    trainer = make(configure(f"output_dir={tmp_path}", *overrides))
+    update, task = trainer.update, trainer.task
+    losses = (update.loss, *update.auxiliary)
+    assert len(losses) == 2
     for loss in losses:
         scramble(loss.parameters())
     before = [deepcopy(loss.state_dict()) for loss in losses]
@@ -217,7 +154,7 @@ def test_the_settings_of_optimisation_reach_the_update():
             assert not torch.equal(new[name], old[name]), name
 
 
-def test_as_many_updates_as_decisions_with_several_environments(tmp_path, monkeypatch):
+def test_as_many_updates_as_agent_steps_with_several_environments(tmp_path, monkeypatch):
     updates_at = []
     agent_steps = {"now": 0}
     extend, update = EpisodeReplay.extend, TDMPC2Update.__call__
@@ -249,74 +186,12 @@ def test_an_interrupt_ends_a_run_with_everything_written(tmp_path, monkeypatch):
         return sample(self)
 
     monkeypatch.setattr(EpisodeReplay, "sample", interrupted_sample)
-    agent, table, evaluations = run(tmp_path)
+    trainer, table, evaluations = run(tmp_path)
     assert len(calls) == 25
     assert len(table) == 2 and len(evaluations) == 1
     assert (tmp_path / "returns.png").exists() and (tmp_path / "config.yaml").exists()
-    assert (
-        load_checkpoint(tmp_path / "checkpoints", {"loss": agent.update.loss})["agent_steps"] == 25
-    )
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("env.task=cartpole-swimup", ("env.task", "cartpole-swimup", "cartpole-swingup")),
-        ("env.backend=atari", ("env.backend", "atari", "dmcontrol")),
-        ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
-        ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
-        ("model.latent_dim=20", ("model.latent_dim", "20", "model.simnorm_dim = 8")),
-        ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
-        ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
-        ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
-        ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 agent steps")),
-        ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
-        ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
-        ("train.seed_steps=9", ("train.seed_steps", "9", "at least 10")),
-        ("env.num_envs=3", ("train.seed_steps", "20", "at least 30", "3 environments")),
-        ("train.steps=19", ("train.steps", "19", "train.seed_steps = 20")),
-        ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
-        ("eval.interval=0", ("eval.interval", "0", "at least 1")),
-        ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
-        ("seed=one", ("seed", "one", "a whole number")),
-        ("+model.depth=3", ("model.depth", "3", "no such setting")),
-        ("planner.horizon=soon", ("planner.horizon", "soon", "a whole number")),
-        ("planner.horizon=2.5", ("planner.horizon", "2.5", "a whole number")),
-        ("planner.iterations=many", ("planner.iterations", "many", "auto or a number")),
-        ("train.lr=fast", ("train.lr", "fast", "a number")),
-        ("planner.mpc=1", ("planner.mpc", "1", "true or false")),
-        ("model.latent_dim=big", ("model.latent_dim", "big", "null or a whole number")),
-        ("precision=float16", ("precision", "float16", "float32, bfloat16")),
-        ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
-    ],
-)
-def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch):
-    monkeypatch.setattr("parts.make_env", lambda *a, **k: pytest.fail("an environment was made"))
-    monkeypatch.setattr("parts.RunLog", lambda *a, **k: pytest.fail("a run was begun"))
-    with pytest.raises(ValueError) as error:
-        config, task = example.settle(configure(override))
-        example.make_agent(config, task)
-    message = str(error.value)
-    assert all(word in message for word in words), message
-    assert "\n" not in message
-
-
-def test_settings_at_their_edges_are_accepted():
-    shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
-    config, task = example.settle(configure("env.num_envs=2", *shortest))
-    assert config.planner.horizon == task.episode_length == 10
-
-
-def test_the_command_line_shows_that_sentence_alone(tmp_path):
-    command = [sys.executable, str(EXAMPLES / "tdmpc2_multigamma.py"), "env.task=walker-stnd"]
-    done = subprocess.run(
-        [*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: env.task 'walker-stnd'") and "walker-stand" in last
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "train.csv").exists()
+    metadata = load_checkpoint(tmp_path / "checkpoints", {"loss": trainer.update.loss})
+    assert metadata["agent_steps"] == 25
 
 
 def test_wandb_runs_offline(tmp_path, monkeypatch):
