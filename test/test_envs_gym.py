@@ -1,4 +1,4 @@
-"""Gymnasium's tasks: values against the raw simulator, ends of episodes, runs of the example."""
+"""Gymnasium's tasks: values against the raw simulator, ends of episodes, runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import builtins
 import gymnasium
 import numpy as np
 import pytest
-import test_example
 import torch
-from test_example import configure, run
+from runs import configure, make, run
 
+from torchrl_tdmpc.cli.settings import settle
 from torchrl_tdmpc.data import ReplayError
 from torchrl_tdmpc.envs import load_task, make_env
 
-example = test_example.example
 HOPPER = ("env.backend=gym", "env.task=Hopper-v5", "env.episode_length=40")
 FUNCTION = ("env.backend=function", "env.task=test_envs_any:make_counting")
 
@@ -133,44 +132,47 @@ def test_without_a_package_of_the_task_the_extra_is_named(monkeypatch):
         ((*HOPPER, "loss.rho=0.6", "loss.discount=0.995", "env.episodic=false"), 0.995, 0.6, False),
     ],
 )
-def test_what_is_automatic(example, overrides, discount, rho, episodic):
+def test_what_is_automatic(tmp_path, overrides, discount, rho, episodic):
     long = ("train.seed_steps=auto", "train.steps=10_000")
-    config, task = example.settle(configure(*overrides, *long))
+    config = configure(f"output_dir={tmp_path}", *overrides, *long)
+    trainer, (config, _) = make(config), settle(config)
     assert (config.loss.discount, config.loss.rho) == (discount, rho)
     assert config.env.episodic is episodic
-    agent = example.make_agent(config, task)
-    assert agent.update.loss.world_model.episodic is episodic
-    assert (agent.update.loss.discount, agent.update.loss.rho) == (discount, rho)
-    assert agent.planner.discount == discount
+    assert trainer.update.loss.world_model.episodic is episodic
+    assert (trainer.update.loss.discount, trainer.update.loss.rho) == (discount, rho)
+    assert trainer.planner.discount == discount
 
 
-def test_a_run_learns_terminations_and_reports_short_episodes(example, tmp_path, capsys):
+def test_a_run_learns_terminations_and_reports_short_episodes(tmp_path, capsys):
     # Random episodes of Hopper last 10 to 40 agent steps and more, seldom so many
     overrides = ("seed=4", "train.seed_steps=50", "train.steps=55", "planner.horizon=15")
-    agent, table, evaluations = run(example, tmp_path, *HOPPER, *overrides, "eval.episodes=1")
+    trainer, table, evaluations = run(tmp_path, *HOPPER, *overrides, "eval.episodes=1")
     lengths = [int(row["length"]) for row in table]
     assert max(lengths) < 40  # all of them terminated
-    terminated = torch.cat([agent.replay.sample()["next", "terminated"] for _ in range(30)])
+    terminated = torch.cat([trainer.replay.sample()["next", "terminated"] for _ in range(30)])
     assert terminated.any() and not terminated.all()
-    *_, bias = agent.update.loss.world_model.termination_head.parameters()
+    *_, bias = trainer.update.loss.world_model.termination_head.parameters()
     assert bias != 0  # as it began
     assert int(evaluations[-1]["step"]) == int(evaluations[-1]["agent_steps"]) == 55  # no repeat
     short = sum(length < 15 for length in lengths)
-    assert agent.replay.num_short_episodes == short > 0
-    assert f"{short} episodes were shorter than planner.horizon (15 dec" in capsys.readouterr().out
+    assert trainer.replay.num_short_episodes == short > 0
+    assert (
+        f"{short} episodes were shorter than planner.horizon (15 agent steps"
+        in capsys.readouterr().out
+    )
 
 
-def test_a_termination_ends_a_run_that_is_not_episodic(example, tmp_path):
+def test_a_termination_ends_a_run_that_is_not_episodic(tmp_path):
     with pytest.raises(ReplayError) as error:
-        run(example, tmp_path, *HOPPER, "train.seed_steps=40", "env.episodic=false")
+        run(tmp_path, *HOPPER, "train.seed_steps=40", "env.episodic=false")
     message = str(error.value)
     assert "at agent step " in message and "in environment 0" in message
     assert "env.episodic is false; set it to true" in message
 
 
-def test_a_run_without_terminations(example, tmp_path):
+def test_a_run_without_terminations(tmp_path):
     pendulum = ("env.backend=gym", "env.task=Pendulum-v1", "env.episode_length=10")
-    _, table, evaluations = run(example, tmp_path, *pendulum, "train.steps=30")
+    _, table, evaluations = run(tmp_path, *pendulum, "train.steps=30")
     assert [int(row["length"]) for row in table] == [10, 10, 10]
     assert all(-170 < float(row["return"]) < 0 for row in table)
     assert float(table[-1]["loss_termination"]) > 0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import test_example
 import torch
 from dm_control import suite
-from test_example import run
+from runs import run
 from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
 
 from torchrl_tdmpc.envs import load_task, make_env, make_task
 from torchrl_tdmpc.envs.pixels import to_frame
-
-example = test_example.example
 
 
 def frame_of(raw, camera=0):
@@ -83,7 +80,7 @@ class Painted(ContinuousActionVecMockEnv):
         return self.frame
 
 
-def test_larger_pictures_are_averaged_down():
+def test_larger_frames_are_averaged_down():
     frame = np.zeros((128, 192, 3), np.uint8)
     frame[:2, :3, 0] = np.array([[10, 20, 30], [40, 50, 60]])
     assert to_frame(frame)[:, 0, 0].tolist() == [35, 0, 0]
@@ -108,12 +105,12 @@ def test_what_cannot_be_rendered_is_one_sentence(monkeypatch):
     assert "no uint8 frame" in refused(Painted)
 
 
-def test_a_run_learns_from_frames(example, tmp_path):
+def test_a_run_learns_from_frames(tmp_path):
     overrides = ("env.pixels=true", "replay.capacity=100", "train.steps=22", "eval.episodes=1")
-    agent, table, evaluations = run(example, tmp_path, *overrides)
-    assert agent.replay.frame_channels == 3
-    batch = agent.replay.sample()
+    trainer, table, evaluations = run(tmp_path, *overrides)
+    assert trainer.replay.frame_channels == 3
+    batch = trainer.replay.sample()
     assert batch["observation"].dtype == torch.uint8
     assert batch["observation"].shape[2:] == (9, 64, 64)
-    assert type(agent.update.loss.world_model.encoder).__name__ == "PixelEncoder"
+    assert type(trainer.update.loss.world_model.encoder).__name__ == "PixelEncoder"
     assert len(table) == 2 and len(evaluations) == 2

@@ -1,47 +1,37 @@
-"""Evaluation episodes, and the script as its users run it on checkpoints of runs and official ones."""
+"""Evaluation episodes, and the command that evaluates runs and official checkpoints."""
 
 from __future__ import annotations
 
 import re
 import statistics
-import sys
 
 import numpy as np
 import pytest
-import test_example
 import torch
+from runs import TINY, configure, run, without_times
 from tensordict.nn import TensorDictModule
-from test_example import EXAMPLES, TINY, configure, run, without_times
 from test_video import frames
 from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_tdmpc.checkpoints import save_checkpoint, save_official
+from torchrl_tdmpc.cli import evaluate as command
+from torchrl_tdmpc.cli.settings import resolve
 from torchrl_tdmpc.envs import load_task
-from torchrl_tdmpc.trainers import evaluate as library_evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
-example = test_example.example
 
 
 @pytest.fixture(scope="module")
-def script(example):
-    sys.path.insert(0, str(EXAMPLES))
-    import evaluate
-
-    sys.path.remove(str(EXAMPLES))
-    return evaluate
-
-
-@pytest.fixture(scope="module")
-def watched(example, tmp_path_factory):
-    """A run that records videos: its folder, agent and tables."""
+def watched(tmp_path_factory):
+    """A run that records videos: its folder, trainer and tables."""
     output_dir = tmp_path_factory.mktemp("watched")
-    return output_dir, *run(example, output_dir, "eval.video=true", "eval.interval=20")
+    return output_dir, *run(output_dir, "eval.video=true", "eval.interval=20")
 
 
-def printed(script, capsys, *arguments):
-    """What the script prints: returns, lengths, mean and standard deviation, and the last line."""
-    script.main([str(argument) for argument in arguments])
+def printed(capsys, *arguments):
+    """What the command prints: returns, lengths, mean and standard deviation, and the last line."""
+    command.run([str(argument) for argument in arguments])
     lines = capsys.readouterr().out.strip().splitlines()
     episodes = [line.split() for line in lines if re.match(r" +\d+ ", line)]
     assert [int(number) for number, *_ in episodes] == list(range(1, len(episodes) + 1))
@@ -52,46 +42,46 @@ def printed(script, capsys, *arguments):
     return returns, lengths, float(mean), float(deviation), lines[-1]
 
 
-def test_each_evaluation_has_a_video_and_training_is_as_without(example, watched, tmp_path):
+def test_each_evaluation_has_a_video_and_training_is_as_without(watched, tmp_path):
     output_dir, _, table, evaluations = watched
     videos = sorted((output_dir / "videos").iterdir())
     assert [path.name for path in videos] == ["000000000040.mp4", "000000000080.mp4"]
     assert [len(frames(path)) for path in videos] == [11, 11]
-    plain = run(example, tmp_path, "eval.interval=20")
+    plain = run(tmp_path, "eval.interval=20")
     assert without_times(plain[1]) == without_times(table)
     assert without_times(plain[2]) == without_times(evaluations)
     assert not (tmp_path / "videos").exists()
 
 
-def test_a_run_is_evaluated(script, watched, capsys):
-    output_dir, agent, _, evaluations = watched
+def test_a_run_is_evaluated(watched, capsys):
+    output_dir, trainer, _, evaluations = watched
     returns, lengths, mean, deviation, _ = printed(
-        script, capsys, f"checkpoint={output_dir}", "eval.episodes=3"
+        capsys, f"checkpoint={output_dir}", "eval.episodes=3"
     )
-    task = script.resolve(configure())[1]
-    seed = 1 + script.EVALUATION_SEED
-    ours = library_evaluate(agent.planner, task, episodes=3, seed=seed)
+    task = resolve(configure())[1]
+    seed = 1 + EVALUATION_SEED
+    ours = evaluate(trainer.planner, task, episodes=3, seed=seed)
     assert returns == pytest.approx(ours[0], abs=5e-4) and lengths == ours[1] == [10] * 3
     assert mean == pytest.approx(statistics.fmean(returns), abs=1e-3)
     assert deviation == pytest.approx(statistics.pstdev(returns), abs=1e-3)
     assert list(output_dir.glob("*.mp4")) == []
 
     # With the run's own number of episodes, the numbers of its last evaluation
-    *_, mean, deviation, _ = printed(script, capsys, f"checkpoint={output_dir}/checkpoints")
+    *_, mean, deviation, _ = printed(capsys, f"checkpoint={output_dir}/checkpoints")
     assert mean == pytest.approx(float(evaluations[-1]["reward"]), abs=5e-4)
     assert deviation == pytest.approx(float(evaluations[-1]["reward_std"]), abs=5e-4)
 
 
-def test_a_published_checkpoint_is_evaluated_and_filmed(script, watched, capsys, tmp_path):
-    output_dir, agent, *_ = watched
+def test_an_official_checkpoint_is_evaluated_and_filmed(watched, capsys, tmp_path):
+    output_dir, trainer, *_ = watched
     checkpoint = max((output_dir / "checkpoints").glob("*.torchrl"))
-    own = printed(script, capsys, f"checkpoint={checkpoint}")
-    save_official(tmp_path / "agent.pt", agent.update.loss)
+    own = printed(capsys, f"checkpoint={checkpoint}")
+    save_official(tmp_path / "agent.pt", trainer.update.loss)
     settings = [setting for setting in TINY if not setting.startswith("model.")]
-    published = printed(script, capsys, f"checkpoint={tmp_path}/agent.pt", "video=true", *settings)
-    assert published[:4] == own[:4]
-    assert published[4] == f"video of episode 1: {tmp_path}/agent.mp4"
-    assert len(frames(tmp_path / "agent.mp4")) == published[1][0] + 1
+    official = printed(capsys, f"checkpoint={tmp_path}/agent.pt", "video=true", *settings)
+    assert official[:4] == own[:4]
+    assert official[4] == f"video of episode 1: {tmp_path}/agent.mp4"
+    assert len(frames(tmp_path / "agent.mp4")) == official[1][0] + 1
 
 
 @pytest.mark.parametrize(
@@ -112,15 +102,13 @@ def test_a_published_checkpoint_is_evaluated_and_filmed(script, watched, capsys,
         (["checkpoint=checkpoints", "model.latent_dim=24"], ("component 'loss'",)),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_a_sentence(
-    script, watched, arguments, words, monkeypatch
-):
-    output_dir, agent, *_ = watched
-    save_official(output_dir / "agent.pt", agent.update.loss)
-    save_checkpoint(output_dir / "bare", 1, {"loss": agent.update.loss})
+def test_what_cannot_be_evaluated_is_refused_in_a_sentence(watched, arguments, words, monkeypatch):
+    output_dir, trainer, *_ = watched
+    save_official(output_dir / "agent.pt", trainer.update.loss)
+    save_checkpoint(output_dir / "bare", 1, {"loss": trainer.update.loss})
     monkeypatch.chdir(output_dir)
     with pytest.raises(SystemExit) as error:
-        script.main(arguments)
+        command.run(arguments)
     message = str(error.value)
     assert message.startswith("error: ") and all(word in message for word in words), message
 
@@ -144,13 +132,13 @@ def observant():
 
 def test_an_evaluation_does_not_explore(observant):
     task = load_task("gym", "Hopper-v5", episode_length=3)
-    library_evaluate(observant, task, episodes=2, seed=5)
+    evaluate(observant, task, episodes=2, seed=5)
     assert observant.module.modes == {ExplorationType.DETERMINISTIC}
 
 
 def test_each_episode_counts_up_to_its_own_end(observant):
     task = load_task("gym", "Hopper-v5", episode_length=60)
-    returns, lengths = library_evaluate(observant, task, episodes=4, seed=5)
+    returns, lengths = evaluate(observant, task, episodes=4, seed=5)
     seeds = np.random.SeedSequence(5).generate_state(4).tolist()
     alone = [task.make(seed).rollout(99, observant) for seed in seeds]
     assert lengths == [len(episode) for episode in alone] and len(set(lengths)) > 1

@@ -8,50 +8,50 @@ import warnings
 
 import numpy as np
 import pytest
-import test_example
 import torch
-from test_example import configure, run, without_times
+from runs import configure, make, run, without_times
 from tiny import scramble
 from tiny_heads import tiny_rollout
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint
+from torchrl_tdmpc.cli.settings import DEFAULTS
 from torchrl_tdmpc.recording import take_snapshot
 
-example = test_example.example
 DISCOUNTS = [0.95, 0.97, 0.995]  # A2 in the short episodes of these runs
 LABELS = ["g0.97", "g0.995"]
 
 
 @pytest.fixture(scope="module")
-def off(example, tmp_path_factory):
+def off(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("off")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*multi_gamma.*")
-        return output_dir, *run(example, output_dir, "multi_gamma.enabled=false")
+        return output_dir, *run(output_dir, "multi_gamma.enabled=false")
 
 
 @pytest.fixture(scope="module")
-def on(example, tmp_path_factory):
+def on(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("on")
-    return output_dir, *run(example, output_dir, "+ablation=A2")
+    return output_dir, *run(output_dir, "+ablation=A2")
 
 
 @pytest.fixture(scope="module")
-def debug(example, tmp_path_factory):
+def debug(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("debug")
     settings = ("multi_gamma.debug_logging=true", "multi_gamma.log_num_examples=3")
-    agent, *tables = run(example, output_dir, "+ablation=A2", *settings)
+    trainer, *tables = run(output_dir, "+ablation=A2", *settings)
     # So short a run leaves values near zero: move them, for what is computed with them later
     torch.manual_seed(0)
-    scramble([*agent.update.loss.parameters(), *agent.update.multi_gamma_loss.parameters()])
-    scramble(agent.update.loss.target_q_ensemble_params.values(True, True))
-    return output_dir, agent, *tables
+    scramble([*trainer.update.loss.parameters(), *trainer.update.auxiliary[0].parameters()])
+    scramble(trainer.update.loss.target_q_ensemble_params.values(True, True))
+    return output_dir, trainer, *tables
 
 
-def make_agent(example, *overrides):
-    config, task = example.settle(configure(*overrides))
-    return example.make_agent(config, task)
+@pytest.fixture
+def built(tmp_path):
+    """Gives the trainer of some settings."""
+    return lambda *overrides: make(configure(f"output_dir={tmp_path}", *overrides))
 
 
 def state(module):
@@ -65,10 +65,10 @@ def same(left, right):
 # ---------------------------------------------------------------- off means off
 
 
-def test_one_discount_is_off_bit_for_bit(example, off, tmp_path):
+def test_one_discount_is_off_bit_for_bit(off, tmp_path):
     with pytest.warns(UserWarning, match=r"multi_gamma.gammas has the primary discount alone"):
         settings = ("multi_gamma.enabled=true", "multi_gamma.gammas=[primary]")
-        _, train, evaluations = run(example, tmp_path, *settings)
+        _, train, evaluations = run(tmp_path, *settings)
     assert without_times(train) == without_times(off[2])
     assert without_times(evaluations) == without_times(off[3])
     assert float(train[-1]["loss_value"]) > 0 and len(evaluations) == 3
@@ -110,41 +110,41 @@ def test_standard_snapshots_have_four_examples(on):
             assert np.shape(one["prediction"]) == np.shape(one["target"]) == (2,)
 
 
-def test_snapshots_and_their_size_leave_training_bit_identical(example, on, debug, tmp_path):
-    _, unwatched, _ = run(example, tmp_path, "+ablation=A2", "eval.episodes=0")
+def test_snapshots_and_their_size_leave_training_bit_identical(on, debug, tmp_path):
+    _, unwatched, _ = run(tmp_path, "+ablation=A2", "eval.episodes=0")
     assert without_times(on[2]) == without_times(debug[2]) == without_times(unwatched)
     assert without_times(on[3]) == without_times(debug[3])
     assert [len(snapshot["examples"]) for snapshot in read_snapshots(debug[0])] == [3, 3, 3]
 
 
-def snapshot_of(agent, **kwargs):
-    update = agent.update
+def snapshot_of(trainer, **kwargs):
+    update = trainer.update
     return take_snapshot(
-        update.loss, update.multi_gamma_loss, agent.planner, agent.replay, seed=5, **kwargs
+        update.loss, update.auxiliary[0], trainer.planner, trainer.replay, seed=5, **kwargs
     )
 
 
 def test_taking_a_snapshot_changes_nothing(debug):
-    agent = debug[1]
-    modules = (agent.update.loss, agent.update.multi_gamma_loss)
+    trainer = debug[1]
+    modules = (trainer.update.loss, trainer.update.auxiliary[0])
     before, generator = [state(module) for module in modules], torch.get_rng_state()
-    first, again = (snapshot_of(agent, num_examples=3) for _ in range(2))
+    first, again = (snapshot_of(trainer, num_examples=3) for _ in range(2))
     assert first == again
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(same(state(module), old) for module, old in zip(modules, before, strict=True))
     # no more examples than a batch has
-    assert len(snapshot_of(agent, num_examples=50)["examples"]) == 8
-    assert len(snapshot_of(agent, num_examples=1)["examples"]) == 1
+    assert len(snapshot_of(trainer, num_examples=50)["examples"]) == 8
+    assert len(snapshot_of(trainer, num_examples=1)["examples"]) == 1
 
 
 @pytest.mark.parametrize("num_examples", [None, 3])
 def test_snapshot_equals_a_hand_computation(debug, num_examples):
-    agent = debug[1]
-    loss, heads, planner = agent.update.loss, agent.update.multi_gamma_loss, agent.planner
-    snapshot = snapshot_of(agent, num_examples=num_examples)
+    trainer = debug[1]
+    loss, heads, planner = trainer.update.loss, trainer.update.auxiliary[0], trainer.planner
+    snapshot = snapshot_of(trainer, num_examples=num_examples)
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(5)
-        rollout = loss.model_loss(agent.replay.sample()[: num_examples or 4])["rollout"]
+        rollout = loss.model_loss(trainer.replay.sample()[: num_examples or 4])["rollout"]
         zeros = torch.zeros(len(rollout), planner.horizon, planner.action_dim)
         elites = planner.plan(rollout["latent"][:, 0], zeros, explore=False).elite_value.numpy()
     weight = heads.heads.params["weight"].detach().double().numpy()
@@ -204,28 +204,26 @@ def test_snapshot_equals_a_hand_computation(debug, num_examples):
 # ---------------------------------------------------------------- checkpoints
 
 
-def components(agent):
-    return {
-        "loss": agent.update.loss,
-        "multi_gamma": agent.update.multi_gamma_loss,
-        "model_optimizer": agent.update.model_optimizer,
-    }
+def components(trainer):
+    learned = ("loss", "multi_gamma", "model_optimizer")
+    return {name: part for name, part in trainer.components.items() if name in learned}
 
 
-def test_heads_and_discounts_come_back(example, on):
-    other = make_agent(example, "+ablation=A2", "seed=7")
-    heads = on[1].update.multi_gamma_loss
+def test_heads_and_discounts_come_back(built, on):
+    other = built("+ablation=A2", "seed=7")
+    heads = on[1].update.auxiliary[0]
     assert all(value.any() for value in state(heads).values())
     metadata = load_checkpoint(on[0] / "checkpoints", components(other))
-    assert metadata["multi_gamma"] == DISCOUNTS
-    assert same(state(other.update.multi_gamma_loss), state(heads))
+    assert metadata["config"]["multi_gamma"]["gammas"] == ["primary", 0.97, 0.995]
+    assert list(other.update.auxiliary[0].gammas) == DISCOUNTS
+    assert same(state(other.update.auxiliary[0]), state(heads))
     moments = other.update.model_optimizer.state
-    assert all(p in moments for p in other.update.multi_gamma_loss.heads.parameters())
+    assert all(p in moments for p in other.update.auxiliary[0].heads.parameters())
 
 
-def test_target_heads_come_back(example, tmp_path):
-    agents = [make_agent(example, "+ablation=C1", f"seed={seed}") for seed in (1, 2)]
-    source, copy = (agent.update.multi_gamma_loss for agent in agents)
+def test_target_heads_come_back(built, tmp_path):
+    trainers = [built("+ablation=C1", f"seed={seed}") for seed in (1, 2)]
+    source, copy = (trainer.update.auxiliary[0] for trainer in trainers)
     for tensor in state(source):
         source.state_dict()[tensor].normal_()
     save_checkpoint(tmp_path, 1, {"multi_gamma": source})
@@ -235,10 +233,10 @@ def test_target_heads_come_back(example, tmp_path):
 
 
 @pytest.mark.parametrize("gammas", ["[primary,0.97,0.99]", "[primary,0.97]"])
-def test_other_discounts_are_refused_with_both_lists(example, on, gammas):
+def test_other_discounts_are_refused_with_both_lists(built, on, gammas):
     settings = ("multi_gamma.enabled=true", f"multi_gamma.gammas={gammas}")
-    other = make_agent(example, *settings)
-    heads = other.update.multi_gamma_loss
+    other = built(*settings)
+    heads = other.update.auxiliary[0]
     before = state(heads)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(on[0] / "checkpoints", {"multi_gamma": heads})
@@ -247,18 +245,18 @@ def test_other_discounts_are_refused_with_both_lists(example, on, gammas):
     assert same(state(heads), before)
 
 
-def test_without_heads_a_checkpoint_loads_when_they_are_off(example, off, on):
-    agent = make_agent(example, "seed=7")
-    parts = components(agent)
-    assert parts.pop("multi_gamma") is None
+def test_without_heads_a_checkpoint_loads_when_they_are_off(built, off, on):
+    trainer = built("seed=7")
+    parts = components(trainer)
+    assert set(parts) == {"loss", "model_optimizer"} and trainer.update.auxiliary == []
     metadata = load_checkpoint(off[0] / "checkpoints", parts)
-    assert "multi_gamma" not in metadata
-    assert same(state(agent.update.loss), state(off[1].update.loss))
+    assert metadata["config"]["multi_gamma"]["enabled"] is False
+    assert same(state(trainer.update.loss), state(off[1].update.loss))
     # a run's networks load without its heads too
-    load_checkpoint(on[0] / "checkpoints", {"loss": agent.update.loss})
-    assert same(state(agent.update.loss), state(on[1].update.loss))
+    load_checkpoint(on[0] / "checkpoints", {"loss": trainer.update.loss})
+    assert same(state(trainer.update.loss), state(on[1].update.loss))
     # heads that a checkpoint does not have are missed by name
-    heads = on[1].update.multi_gamma_loss
+    heads = on[1].update.auxiliary[0]
     with pytest.raises(CheckpointError, match="multi_gamma"):
         load_checkpoint(off[0] / "checkpoints", {"multi_gamma": heads})
 
@@ -282,31 +280,32 @@ ABLATIONS = {
 
 
 def test_every_ablation_is_tested():
-    files = (test_example.EXAMPLES / "config/ablation").glob("*.yaml")
+    files = (DEFAULTS.parent / "ablation").glob("*.yaml")
     assert {file.stem for file in files} == set(ABLATIONS)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_ablation(example, name):
+def test_ablation(built, name):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*multi_gamma.*")
-        agent = make_agent(example, f"+ablation={name}", "loss.discount=0.99")
-    loss, expected = agent.update.multi_gamma_loss, ABLATIONS[name]
+        trainer = built(f"+ablation={name}", "loss.discount=0.99")
+    expected = ABLATIONS[name]
     if expected is None:
-        assert loss is None
+        assert trainer.update.auxiliary == []
         return
+    (loss,) = trainer.update.auxiliary
     built = {key: getattr(loss, key) for key in expected if key != "layout"}
     assert {**built, "layout": loss.heads.layout} == expected
     assert loss.heads.num_heads == len(expected["gammas"]) - 1
     labels = [f"g{gamma:g}" for gamma in expected["gammas"][1:]]
     assert loss.labels == (["g0.99", "g0.99#2"] if name == "C2" else labels)
-    assert set(loss.out_keys) <= set(agent.update.metric_names)
+    assert set(loss.out_keys) <= set(trainer.update.metric_names)
 
 
 @pytest.mark.parametrize("rho", [0.7, 0.3])
-def test_the_heads_weigh_steps_as_the_run_does(example, rho):
-    update = make_agent(example, "+ablation=A2", f"loss.rho={rho}").update
-    heads = update.multi_gamma_loss
+def test_the_heads_weigh_steps_as_the_run_does(built, rho):
+    update = built("+ablation=A2", f"loss.rho={rho}").update
+    heads = update.auxiliary[0]
     scramble([*update.loss.parameters(), *heads.parameters()])
     rollout = tiny_rollout()
     cross_entropy = heads.examine(rollout)["cross_entropy"]
@@ -316,7 +315,10 @@ def test_the_heads_weigh_steps_as_the_run_does(example, rho):
     assert update.loss.rho == rho
 
 
-def test_a_broken_rule_is_refused_before_anything_starts(example, monkeypatch):
-    monkeypatch.setattr("parts.make_env", lambda *a, **k: pytest.fail("an environment was made"))
+def test_a_broken_rule_is_refused_before_anything_starts(built, monkeypatch):
+    monkeypatch.setattr(
+        "torchrl_tdmpc.trainers.online.make_env",
+        lambda *a, **k: pytest.fail("an environment was made"),
+    )
     with pytest.raises(ValueError, match=r"multi_gamma.gammas begins with 0.97.*0.95"):
-        make_agent(example, "multi_gamma.enabled=true", "multi_gamma.gammas=[0.97,0.995]")
+        built("multi_gamma.enabled=true", "multi_gamma.gammas=[0.97,0.995]")

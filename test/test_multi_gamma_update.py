@@ -70,7 +70,7 @@ def test_gradients_are_those_without_heads_and_the_auxiliary_term(bootstrap, det
     off, on, alone = (tiny_loss().double() for _ in range(3))
     heads, alone_heads = (tiny_heads_loss(**settings).double() for _ in range(2))
     update_off, update_on = (
-        TDMPC2Update(loss, aux, grad_clip_norm=1e9) for loss, aux in ((off, None), (on, heads))
+        TDMPC2Update(loss, aux, grad_clip_norm=1e9) for loss, aux in ((off, []), (on, [heads]))
     )
     # Targets that differ from what they follow, which a new update had set equal
     for loss in (off, on):
@@ -115,29 +115,29 @@ def test_the_bootstrap_is_computed_once(monkeypatch):
         "value",
         lambda *args, **kwargs: calls.append(kwargs["params"]) or value(*args, **kwargs),
     )
-    TDMPC2Update(loss, heads)(tiny_batch())
+    TDMPC2Update(loss, [heads])(tiny_batch())
     assert [params is loss.target_q_ensemble_params for params in calls] == [True, False]
 
 
 # ---------------------------------------------------------------- updates with and without
 
 
-def run(loss, heads, updates, **settings):
+def run(loss, auxiliary, updates, **settings):
     """Some updates; the metrics of each, and the weights at the end."""
-    update = TDMPC2Update(loss, heads, **settings)
+    update = TDMPC2Update(loss, auxiliary, **settings)
     torch.manual_seed(7)
     metrics = [update(tiny_batch(seed)) for seed in range(updates)]
     return torch.stack(metrics), tensors(loss)
 
 
 def test_a_weight_of_zero_changes_nothing():
-    off, weights_off = run(tiny_loss(dropout=0.1), None, 10)
-    on, weights_on = run(tiny_loss(dropout=0.1), tiny_heads_loss(loss_weight=0.0), 10)
+    off, weights_off = run(tiny_loss(dropout=0.1), [], 10)
+    on, weights_on = run(tiny_loss(dropout=0.1), [tiny_heads_loss(loss_weight=0.0)], 10)
     for name, value in off.items():
         torch.testing.assert_close(on[name], value, rtol=1e-6, atol=1e-6, msg=name)
     for name, weight in weights_off.items():
         torch.testing.assert_close(weights_on[name], weight, rtol=1e-6, atol=1e-6, msg=name)
-    weighted, _ = run(tiny_loss(dropout=0.1), tiny_heads_loss(loss_weight=0.5), 10)
+    weighted, _ = run(tiny_loss(dropout=0.1), [tiny_heads_loss(loss_weight=0.5)], 10)
     assert not torch.allclose(weighted["loss_value"], off["loss_value"], rtol=1e-4)
 
 
@@ -147,8 +147,8 @@ def test_separate_heads_train_as_joint_ones(bootstrap):
     joint, separate = (
         zero_heads_loss(layout, bootstrap=bootstrap) for layout in ("joint", "separate")
     )
-    metrics, weights = run(tiny_loss(), joint, 5)
-    other_metrics, other_weights = run(tiny_loss(), separate, 5)
+    metrics, weights = run(tiny_loss(), [joint], 5)
+    other_metrics, other_weights = run(tiny_loss(), [separate], 5)
     for name, value in metrics.items():
         torch.testing.assert_close(other_metrics[name], value, rtol=1e-5, atol=1e-5, msg=name)
     for name, weight in weights.items():
@@ -163,7 +163,7 @@ def test_separate_heads_train_as_joint_ones(bootstrap):
 def test_heads_are_in_the_model_optimiser_and_its_clip():
     loss, heads = tiny_loss(), tiny_heads_loss()
     settings = {"lr": 0.01, "enc_lr_scale": 0.3, "grad_clip_norm": 0.05}
-    update = TDMPC2Update(loss, heads, **settings)
+    update = TDMPC2Update(loss, [heads], **settings)
     group = update.model_optimizer.param_groups[-1]
     assert {id(p) for p in group["params"]} == {id(p) for p in heads.heads.parameters()}
     assert (group["lr"], group["eps"]) == (0.01, 1e-8)
@@ -173,17 +173,17 @@ def test_heads_are_in_the_model_optimiser_and_its_clip():
     assert actor.isdisjoint(id(p) for p in heads.parameters())
 
     draws = tiny_draws()
-    free = TDMPC2Update(tiny_loss(), tiny_heads_loss(), **{**settings, "grad_clip_norm": 1e9})
+    free = TDMPC2Update(tiny_loss(), [tiny_heads_loss()], **{**settings, "grad_clip_norm": 1e9})
     norm = free(tiny_batch(), *draws)["grad_norm_model"]
     grads = [p.grad for g in free.model_optimizer.param_groups for p in g["params"]]
     torch.testing.assert_close(norm, torch.cat([g.flatten() for g in grads]).norm())
-    share = torch.cat([p.grad.flatten() for p in free.multi_gamma_loss.parameters()]).norm()
+    share = torch.cat([p.grad.flatten() for p in free.auxiliary[0].parameters()]).norm()
     assert share > 0.1 * norm  # the heads count
 
     before = tensors(heads)
     metrics = update(tiny_batch(), *draws)
     torch.testing.assert_close(metrics["grad_norm_model"], norm)
-    for clipped, whole in zip(heads.parameters(), free.multi_gamma_loss.parameters(), strict=True):
+    for clipped, whole in zip(heads.parameters(), free.auxiliary[0].parameters(), strict=True):
         torch.testing.assert_close(clipped.grad, whole.grad * 0.05 / norm, rtol=1e-4, atol=1e-8)
     # Adam's first step is the learning rate in the direction of the gradient's sign
     for name, weight in tensors(heads).items():
@@ -192,7 +192,7 @@ def test_heads_are_in_the_model_optimiser_and_its_clip():
 
 def test_target_heads_are_state_moved_by_tau():
     heads = tiny_heads_loss(bootstrap="self")
-    update = TDMPC2Update(tiny_loss(), heads, tau=0.2)
+    update = TDMPC2Update(tiny_loss(), [heads], tau=0.2)
     optimised = {id(p) for g in update.model_optimizer.param_groups for p in g["params"]}
     targets = dict(heads.target_heads_params.items(True, True))
     assert optimised.isdisjoint(map(id, targets.values()))
@@ -210,7 +210,7 @@ def test_target_heads_are_state_moved_by_tau():
 
 
 def test_metrics_name_every_discount():
-    update = TDMPC2Update(tiny_loss(), tiny_heads_loss())
+    update = TDMPC2Update(tiny_loss(), [tiny_heads_loss()])
     metrics = update(tiny_batch())
     assert set(metrics.keys()) == set(update.metric_names)
     auxiliary = {name for name in update.metric_names if "aux" in name}

@@ -1,4 +1,4 @@
-"""Pictures and videos of environments: what is drawn, recorded, and left unwritten."""
+"""Frames and videos of environments: what is drawn, recorded, and left unwritten."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 
 import imageio_ffmpeg
 import numpy as np
@@ -16,7 +17,7 @@ from torchrl.envs import SerialEnv, TransformedEnv
 from torchrl.testing.mocking_classes import CountingEnv
 
 from torchrl_tdmpc.envs import choose_renderer, load_task, make_env, render
-from torchrl_tdmpc.recording import FirstEpisodeRecorder, check_video
+from torchrl_tdmpc.recording import FirstEpisodeRecorder, check_video, record_first_episode
 from torchrl_tdmpc.trainers import evaluate
 
 
@@ -35,7 +36,9 @@ def task():
 def test_a_video_shows_the_first_episode_and_changes_nothing(task, tmp_path):
     path = tmp_path / "new" / "walker.mp4"
     state = torch.get_rng_state()
-    with_video = evaluate(None, task, episodes=2, seed=3, video=path)
+    with_video = evaluate(
+        None, task, episodes=2, seed=3, on_begin=partial(record_first_episode, path=path)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert with_video == evaluate(None, task, episodes=2, seed=3)
     assert list(path.parent.iterdir()) == [path]
@@ -84,7 +87,8 @@ def test_an_episode_cut_short_leaves_no_video(task, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(None, task, episodes=1, seed=0, on_step=stop, video=tmp_path / "walker.mp4")
+        record = partial(record_first_episode, path=tmp_path / "walker.mp4")
+        evaluate(None, task, episodes=1, seed=0, on_step=stop, on_begin=record)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -224,7 +224,7 @@ def refuse_unknown_keys(arguments: Iterable[str]) -> None:
             continue
         if key in RENAMED:
             raise ValueError(f"{key} is now called {RENAMED[key]}.")
-        if near := difflib.get_close_matches(key, known, n=2):
+        if near := difflib.get_close_matches(key, known, n=2, cutoff=0.75):
             raise ValueError(f"{key} is no setting; did you mean {' or '.join(near)}?")
         raise ValueError(f"{key} is no setting; {DEFAULTS} has all of them.")
 

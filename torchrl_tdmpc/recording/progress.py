@@ -49,8 +49,8 @@ class Progress:
         if owed > trainer.num_envs:
             self._bar.set_description(f"{owed:,} updates for the random warm-up")
             self._line(trainer, f", {owed:,} updates for the random warm-up to do")
-        elif self._bar.desc:
-            self._bar.set_description("")
+        else:
+            self._bar.set_description("", refresh=False)
 
     def on_episode(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Show the return and the losses."""

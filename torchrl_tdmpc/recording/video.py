@@ -89,8 +89,7 @@ class Videos:
 
 def record_first_episode(env: TransformedEnv, path: str | Path) -> None:
     """Append a :class:`FirstEpisodeRecorder` of the first one of batched environments."""
-    first = first_env(env)
-    env.append_transform(FirstEpisodeRecorder(path, lambda: render(first)))
+    env.append_transform(FirstEpisodeRecorder(path, lambda: render(first_env(env))))
 
 
 def check_video(task: Task) -> None:

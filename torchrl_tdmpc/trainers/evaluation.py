@@ -76,7 +76,7 @@ def evaluate(
                 callback=lambda env, tensordict: on_step(),
             )
     finally:
-        env.close()
+        env.close(raise_if_closed=False)  # as it is where on_begin failed
     # An environment that ended early is reset and goes on: count up to the first end only
     done, reward = steps["next", "done"].squeeze(-1), steps["next", "reward"].squeeze(-1)
     counts = done.cumsum(1) - done.long() == 0

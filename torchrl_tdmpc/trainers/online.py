@@ -177,8 +177,8 @@ class OnlineTrainer:
         self._is_stopped = False
         self._collected: Iterator[TensorDictBase] | None = None
         self._collector_state = CollectorState(self.collector)
-        self.callbacks = Callbacks(callbacks)
-        metrics = [*update.metric_names, "nan_values", *self.callbacks.metric_names]
+        callbacks = list(callbacks)
+        metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
         self.record = RunRecord(metrics, seed=seed, device=self.device)
         self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
         self.replay_log = None
@@ -192,7 +192,7 @@ class OnlineTrainer:
             FloatingPointError: too many updates in a row were skipped.
             ReplayError: what the environments sent cannot be learned from.
             CollectionError: an environment failed or its process died; what there was is saved.
-        OSError: the last checkpoint could not be written.
+            OSError: the last checkpoint could not be written.
         """
         self._resume()
         with self.interrupt, self._ending():
@@ -339,8 +339,12 @@ class OnlineTrainer:
         )
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
-        """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows."""
-        yield Progress()
+        """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows.
+
+        Progress and plot need tqdm and matplotlib, which the extra ``cli`` brings.
+        """
+        if importlib.util.find_spec("tqdm") is not None:
+            yield Progress()
         if self.output_dir is not None:
             is_resumed = self.resume is not None
             yield CsvFiles(self.output_dir, self.record.train_columns, resume=is_resumed)

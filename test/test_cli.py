@@ -1,0 +1,134 @@
+"""The command line: what it refuses, and in which words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import TINY, configure, make, rows, run, without_times
+
+import torchrl_tdmpc.cli
+from torchrl_tdmpc.cli.settings import refuse_unknown_keys, settle
+from torchrl_tdmpc.cli.train import main as train_command
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env.task=cartpole-swimup", ("env.task", "cartpole-swimup", "cartpole-swingup")),
+        ("env.backend=atari", ("env.backend", "atari", "dmcontrol")),
+        ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
+        ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
+        ("model.latent_dim=20", ("model.latent_dim", "20", "model.simnorm_dim = 8")),
+        ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
+        ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
+        ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
+        ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 agent steps")),
+        ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
+        ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
+        ("train.seed_steps=9", ("train.seed_steps", "9", "at least 10")),
+        ("env.num_envs=3", ("train.seed_steps", "20", "at least 30", "3 environments")),
+        ("train.steps=19", ("train.steps", "19", "train.seed_steps = 20")),
+        ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
+        ("eval.interval=0", ("eval.interval", "0", "at least 1")),
+        ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
+        ("seed=one", ("seed", "one", "a whole number")),
+        ("+model.depth=3", ("model.depth", "3", "no such setting")),
+        ("planner.horizon=soon", ("planner.horizon", "soon", "a whole number")),
+        ("planner.horizon=2.5", ("planner.horizon", "2.5", "a whole number")),
+        ("planner.iterations=many", ("planner.iterations", "many", "auto or a number")),
+        ("train.lr=fast", ("train.lr", "fast", "a number")),
+        ("planner.mpc=1", ("planner.mpc", "1", "true or false")),
+        ("model.latent_dim=big", ("model.latent_dim", "big", "null or a whole number")),
+        ("precision=float16", ("precision", "float16", "float32, bfloat16")),
+        ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch, tmp_path):
+    for name, what in (("make_env", "an environment was made"), ("CsvFiles", "a run was begun")):
+        monkeypatch.setattr(
+            f"torchrl_tdmpc.trainers.online.{name}", lambda *a, what=what, **k: pytest.fail(what)
+        )
+    with pytest.raises(ValueError) as error:
+        make(configure(f"output_dir={tmp_path / 'run'}", override))
+    assert not (tmp_path / "run").exists()
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_settings_at_their_edges_are_accepted():
+    shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
+    config, task = settle(configure("env.num_envs=2", *shortest))
+    assert config.planner.horizon == task.episode_length == 10
+
+
+COMMANDS = {
+    "example": [str(ROOT / "examples/tdmpc2_multigamma.py")],
+    "module": ["-m", "torchrl_tdmpc.cli.train"],
+    "script": ["-c", "from torchrl_tdmpc.cli import tdmpc2_train; tdmpc2_train()"],
+}
+
+
+def command(name, *arguments):
+    return subprocess.run(
+        [sys.executable, *COMMANDS[name], *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_shows_that_sentence_alone(tmp_path, name):
+    done = command(name, "env.task=walker-stnd", f"output_dir={tmp_path}")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: env.task 'walker-stnd'") and "walker-stand" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "train.csv").exists()
+
+
+def test_the_example_composes_what_the_command_does(tmp_path):
+    _, *tables = run(tmp_path / "command")
+    done = command("example", *TINY, f"output_dir={tmp_path / 'example'}")
+    assert done.returncode == 0, done.stderr
+    assert f"In {tmp_path / 'example'}: eval.csv, train.csv" in done.stdout
+    for name, table in zip(("train.csv", "eval.csv"), tables, strict=True):
+        assert without_times(rows(tmp_path / "example" / name)) == without_times(table)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("train.decisions=9", "train.decisions is now called train.steps."),
+        ("train.seed_decisions=9", "train.seed_decisions is now called train.seed_steps."),
+        ("+train.encoder_lr_scale=1", "train.encoder_lr_scale is now called train.enc_lr_scale."),
+        ("planner.num_policy_trajs=9", "planner.num_policy_trajs is now called planner.num_pi_t"),
+        ("env.taks=walker-stand", "env.taks is no setting; did you mean env.task?"),
+        ("horizon=3", "horizon is no setting"),
+        ("++zzz.qqq=3", "zzz.qqq is no setting; "),
+    ],
+)
+def test_an_unknown_key_is_refused_before_hydra_reads_it(argument, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("hydra.main", lambda **settings: lambda run: pytest.fail)
+    monkeypatch.setattr(sys, "argv", ["tdmpc2-train", f"output_dir={tmp_path}", argument])
+    with pytest.raises(SystemExit) as error:
+        train_command()
+    assert str(error.value).startswith(f"error: {words}") and "\n" not in str(error.value)
+
+
+def test_known_keys_and_options_of_hydra_pass():
+    refuse_unknown_keys(
+        ["env.task=walker-stand", "+ablation=A2", "hydra.run.dir=x", "--cfg", "job", "-m"]
+        + ["--config-name=mine", "multi_gamma={enabled: true}", "hydra/job_logging=none"]
+    )
+
+
+@pytest.mark.parametrize("package", ["hydra", "matplotlib", "tqdm", "yaml"])
+@pytest.mark.parametrize("name", ["tdmpc2_train", "tdmpc2_evaluate"])
+def test_without_the_extra_it_is_named(package, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit, match=rf"needs {package}: pip install 'torchrl_tdmpc\[cli\]'"):
+        getattr(torchrl_tdmpc.cli, name)()

@@ -1,0 +1,44 @@
+"""config.yaml says where a result comes from."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import torch
+import yaml
+
+from torchrl_tdmpc.recording import provenance, write_config
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_config_names_versions_and_commit(tmp_path, monkeypatch):
+    package = tmp_path / "checkout" / "package"
+    package.mkdir(parents=True)
+    (package / "provenance.py").write_text("a = 1\n")
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    config = {"env": {"task": "walker-stand"}, "optim": {"lr": 3e-4, "eps": 1e-5}, "seed": 1}
+
+    def commit() -> str | None:
+        record = yaml.safe_load(write_config(tmp_path, config).read_text())
+        assert {key: record[key] for key in config} == config
+        assert list(record["versions"]) == ["python", "torch"]
+        assert record["versions"]["torch"] == torch.__version__
+        return record["commit"]
+
+    assert commit() is None  # no repository
+    git(tmp_path, "init", "--quiet")
+    assert commit() is None  # a repository that does not hold the package
+    git(package, "add", ".")
+    git(package, "commit", "--quiet", "--message", "first")
+    assert commit() == git(package, "rev-parse", "HEAD")
+    (package / "provenance.py").write_text("a = 2\n")
+    assert commit() == git(package, "rev-parse", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert commit() is None  # no git
