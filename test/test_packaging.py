@@ -65,9 +65,10 @@ def test_the_extra_has_all_that_dm_control_needs_but_labmaze(project, versions):
 
 def test_where_labmaze_has_no_wheel_one_command_installs_dm_control(project):
     (pinned,) = (text for text in project.extras_require["dmc"] if text.startswith("dm-control"))
-    requirement = pinned.partition(";")[0]
     command = install_command((3, 13))
-    assert command.endswith(f"pip install --no-deps '{requirement}'")
+    named = Requirement(command.split("'")[-2])
+    assert named.specifier == Requirement(pinned).specifier
+    assert named.name == "dm-control" and "--no-deps" in command
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -75,9 +76,7 @@ def test_every_package_has_one_version_on_each_python(project, versions):
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     lines = [line for line in lines if not line.startswith("#")]
     for version in versions:
-        held = [Requirement(line) for line in lines]
-        held = [one for one in held if one.name in str(requirements([str(one)], version))]
-        names = [one.name.lower() for one in held]
-        assert len(set(names)) == len(names), version
+        pins = [name for line in lines for name in requirements([line], version)]
+        assert len(set(pins)) == len(pins), version
         wanted = requirements(project.extras_require["test"] + project.install_requires, version)
-        assert wanted.keys() <= requirements(lines, version).keys()
+        assert wanted.keys() <= set(pins)
