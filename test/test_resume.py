@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.training import TDMPC2Update
+from torchrl_tdmpc.training import CollectorState, TDMPC2Update
 
 example = test_example.example  # the fixture
 
@@ -133,6 +134,38 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(
     assert agent.replay.num_pending == 5
     done = agent.replay.written(0)["next", "done"].flatten().nonzero().flatten()
     assert done.tolist() == [9, 19, 24, 34]
+
+
+def lose_the_carrier(collector):
+    del collector._carrier
+
+
+def lose_the_warm_start(collector):
+    collector._carrier = collector._carrier.exclude("_previous_mean")
+
+
+@pytest.mark.parametrize("lose", [lose_the_carrier, lose_the_warm_start])
+def test_a_collector_that_cannot_be_read_in_full_begins_new_episodes(
+    example, tmp_path, monkeypatch, capsys, lose
+):
+    """As of a series of TorchRL that keeps a part of it elsewhere."""
+
+    def unreadable(self):
+        hidden = copy.copy(self.collector)
+        lose(hidden)
+        return state_dict(CollectorState(hidden))
+
+    state_dict = CollectorState.state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(CollectorState, "state_dict", unreadable)
+        die_at(patch, example, 29)
+        with pytest.raises(Died):
+            run(example, tmp_path)
+    capsys.readouterr()
+    _, train, _ = run(example, tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if "truncated" in line]
+    assert said == ["1 unfinished episodes are truncated: the environments begin new ones"]
+    assert [int(row["decisions"]) for row in train] == [10, 20, 35]
 
 
 def test_a_finished_run_goes_on_for_longer(example, tmp_path):

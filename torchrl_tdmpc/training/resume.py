@@ -16,6 +16,7 @@ from torchrl.collectors import Collector
 
 from torchrl_tdmpc.data import ReplayLog, Segment
 from torchrl_tdmpc.envs import env_state, set_env_state
+from torchrl_tdmpc.torchrl_series import carried_data
 from torchrl_tdmpc.training.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
@@ -77,27 +78,27 @@ class CollectorState:
         self.failed = self.restarted = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The state; without environments if they cannot tell theirs."""
+        """The state; without environments if they, or the collector, cannot tell theirs in full."""
         state = dict(self.collector.state_dict())
         state.pop("policy_state_dict", None)  # saved with the losses
         environments = None if self.failed else env_state(self.collector.env)
-        if environments is not None:
-            carried = self.collector._carrier.cpu().to_dict()
-            state |= {"environments": environments, "carried": carried}
+        carried = carried_data(self.collector)
+        if environments is not None and carried is not None:
+            state |= {"environments": environments, "carried": carried.cpu().to_dict()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put a new collector where the saved one was, as far as its environments can be put."""
         collector = self.collector
         collector.load_state_dict(state, strict=False)
-        self.restarted = "environments" not in state
+        carrier = carried_data(collector)
+        self.restarted = "environments" not in state or carrier is None
         if self.restarted:
             # Not the run's seeds again: they give the episodes that it began with
             seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
             collector.env.set_seed(int(seeds.generate_state(1)[0]))
-            collector._carrier.update(collector.env.reset())
+            collector.reset()
         else:
-            carrier = collector._carrier
             carrier.update(TensorDict(state["carried"], carrier.batch_size).to(_device(carrier)))
             set_env_state(collector.env, state["environments"])
 
