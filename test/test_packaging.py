@@ -36,6 +36,10 @@ def test_pages_name_the_tested_versions(project, versions):
         for page in PAGES
     }
     assert spans["README.md"]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert (
+        re.search(r"torch==[\d.]+\d", (ROOT / "README.md").read_text(encoding="utf-8"))[0] in pinned
+    )
     for page, found in spans.items():
         assert set(found) <= {(versions[0], versions[-1])}, page
 
