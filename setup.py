@@ -20,7 +20,12 @@ GYM = ["gymnasium>=1.0,<2", MUJOCO, "imageio>=2.31"]
 TENSORBOARD = ["tensorboard>=2.15"]
 WANDB = ["wandb>=0.19"]
 VIDEO = ["imageio-ffmpeg>=0.6"]  # brings an ffmpeg of its own
-EXAMPLES = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
+# The command line of hydra 1.3 breaks on the argparse of Python 3.14.
+HYDRA = [
+    "hydra-core>=1.3,<2; python_version < '3.14'",
+    "hydra-core>=1.4.0rc3,<2; python_version >= '3.14'",
+]
+EXAMPLES = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 LINT = ["ruff>=0.12"]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 TEST = [*PYTEST, *EXAMPLES, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
