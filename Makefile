@@ -1,22 +1,51 @@
 # Two commands are enough in a fresh clone: `make train` and `make test`. Both fill .venv on first use.
 PYTHON ?= python3
 ARGS ?=
-BIN := .venv/bin
-STAMP := .venv/.installed
-NIGHTLY := .venv-nightly/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NIGHTLY := .venv-nightly/.nightly
+VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' setup.py)
+TRAIN := python examples/tdmpc2_multigamma.py
+TEST := python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc
+# Sizes too small to learn anything
+SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_size=8 \
+	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench clean
+.PHONY: help train test test-fast test-pythons test-nightly lint bench clean interpreter
 
 help: ## Print the targets.
-	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
-	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with.'
+	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with: $(VERSIONS).'
 
 train: $(STAMP) ## Train on the default task; ARGS="env.task=walker-stand seed=2" changes the configuration.
-	$(BIN)/python examples/tdmpc2_multigamma.py $(ARGS)
+	$(BIN)/$(TRAIN) $(ARGS)
 
 test: $(STAMP) ## Run the tests and the examples in the docstrings; ARGS="-k planner" selects some.
-	$(BIN)/python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc $(ARGS)
+	$(BIN)/$(TEST) $(ARGS)
+
+test-fast: $(STAMP) ## Run the tests that neither train nor compile, then train for a few agent steps.
+	$(BIN)/$(TEST) -m "not slow" $(ARGS)
+	output_dir=$$(mktemp -d) && $(BIN)/$(TRAIN) $(SHORT) output_dir=$$output_dir && rm -r $$output_dir
+
+test-pythons: ## Do so with each Python of setup.py that this machine has, in .venv-3.10 and so on.
+	@for version in $(VERSIONS); do \
+		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python ''; do \
+			"$$python" -c '' 2>/dev/null && break; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "Python $$version: not found"; \
+		elif $(MAKE) test-fast PYTHON="$$python" VENV=.venv-$$version; then \
+			echo "Python $$version: passed"; \
+		else \
+			echo "Python $$version: FAILED"; failed=1; \
+		fi; \
+	done; \
+	[ -z "$$failed" ]
+
+test-nightly: $(NIGHTLY) ## Run the tests with TorchRL's next series, in .venv-nightly.
+	.venv-nightly/bin/$(TEST) $(ARGS)
 
 lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
@@ -25,22 +54,40 @@ lint: $(STAMP) ## Check style and format.
 bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" measures a part.
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
-clean: ## Remove .venv, build products and caches (never the outputs of runs).
-	rm -rf .venv .venv-nightly build dist *.egg-info .pytest_cache .ruff_cache
+clean: ## Remove .venv and its like, build products and caches (never the outputs of runs).
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Before anything is downloaded: PYTHON must be one of the tested versions, and the one that an
+# environment was made with, if PYTHON is given. An environment that is there needs no PYTHON.
+interpreter:
+	@ask='import sys; print("%d.%d" % sys.version_info[:2])'; \
+	made=$$($(BIN)/python -c "$$ask" 2>/dev/null); \
+	if [ -n "$$made" ] && [ '$(origin PYTHON)' = file ]; then exit 0; fi; \
+	version=$$($(PYTHON) -c "$$ask" 2>/dev/null); \
+	case ' $(VERSIONS) ' in \
+		*" $$version "*) ;; \
+		*) echo "error: PYTHON=$(PYTHON) is $${version:-not found}; choose one of Python $(VERSIONS)." >&2; exit 1;; \
+	esac; \
+	if [ -n "$$made" ] && [ "$$made" != "$$version" ]; then \
+		echo "error: PYTHON=$(PYTHON) is $$version, but $(VENV) has $$made; choose another VENV, or remove this one." >&2; \
+		exit 1; \
+	fi
 
 # Touched last, so an interrupted installation is taken up again by the next call. The project and
 # antlr (a dependency of hydra) build from source: with the pinned setuptools, not with the newest.
-$(STAMP): setup.py constraints.txt
-	@echo 'Installing the pinned packages into .venv: once, a few minutes.'
-	$(PYTHON) -m venv .venv
+# From Python 3.13 on dm-control is installed by the last command; before, it is there already.
+$(STAMP): setup.py constraints.txt | interpreter
+	@echo 'Installing the pinned packages into $(VENV): once, a few minutes.'
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,cli,test,lint]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps dm-control
 	@touch $@
 
-$(NIGHTLY): benchmarks/requirements-nightly.txt
-	@echo "Installing TorchRL's nightly into .venv-nightly: once, a few minutes."
-	$(PYTHON) -m venv .venv-nightly
-	.venv-nightly/bin/python -m pip install --quiet -c constraints.txt setuptools
-	.venv-nightly/bin/python -m pip install --quiet --no-build-isolation -r $<
+# The same, and then the other series in TorchRL's place.
+$(NIGHTLY): benchmarks/requirements-nightly.txt setup.py constraints.txt
+	$(MAKE) VENV=.venv-nightly .venv-nightly/.installed
+	.venv-nightly/bin/python -m pip uninstall --quiet --yes torchrl torchrl-nightly tensordict
+	.venv-nightly/bin/python -m pip install --quiet --no-deps -r $<
 	@touch $@

@@ -4,12 +4,28 @@ from setuptools import find_packages, setup
 
 # dm-control breaks on mujoco 4, which pip would pick by itself.
 MUJOCO = "mujoco>=3.17,<4"
-DMC = ["dm-control>=1.0.50,<2", MUJOCO]
+# labmaze, which dm-control depends on and its suite never imports, has no wheel beyond Python 3.12.
+# There the extra brings the other dependencies, and dm-control itself is installed without its own.
+DM_CONTROL = "dm-control>=1.0.50,<2"
+OTHERS = [
+    *("absl-py>=0.7", "dm-env", "dm-tree!=0.1.2", "glfw", "lxml", "numpy>=1.9", "protobuf>=3.19.4"),
+    *("pyopengl>=3.1.4", "pyparsing>=3.0", "requests", "scipy", "setuptools!=50.0.0", "tqdm"),
+]
+DMC = [
+    f"{DM_CONTROL}; python_version < '3.13'",
+    *[f"{other}; python_version >= '3.13'" for other in OTHERS],
+    MUJOCO,
+]
 GYM = ["gymnasium>=1.0,<2", MUJOCO, "imageio>=2.31"]
 TENSORBOARD = ["tensorboard>=2.15"]
 WANDB = ["wandb>=0.19"]
 VIDEO = ["imageio-ffmpeg>=0.6"]  # brings an ffmpeg of its own
-CLI = ["hydra-core>=1.3,<2", "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
+# The command line of hydra 1.3 breaks on the argparse of Python 3.14.
+HYDRA = [
+    "hydra-core>=1.3,<2; python_version < '3.14'",
+    "hydra-core>=1.4.0rc3,<2; python_version >= '3.14'",
+]
+CLI = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 LINT = ["ruff>=0.12"]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
@@ -52,6 +68,8 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

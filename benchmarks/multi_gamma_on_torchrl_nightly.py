@@ -2,11 +2,10 @@
 
 TorchRL's nightly ships a TD-MPC2 that shares no code with ours. Here its world model unrolls the
 latents, its Q-functions and policy make the bootstrap, and :class:`MultiGammaValueLoss` adds the
-heads: a latent rollout is all it asks for. The nightly needs an environment of its own, into which
-our package does not install (it is made for the stable TorchRL), so its path is given::
+heads: a latent rollout is all it asks for. The nightly has an environment of its own, which
+``make test-nightly`` and ``make bench`` fill::
 
-    python3 -m venv .venv-nightly
-    .venv-nightly/bin/pip install -r benchmarks/requirements-nightly.txt
+    make .venv-nightly/.nightly
     PYTHONPATH=. .venv-nightly/bin/python benchmarks/multi_gamma_on_torchrl_nightly.py
 
 It prints each discount's cross-entropy on held-out slices, which falls, and says whether the heads'

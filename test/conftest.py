@@ -6,7 +6,28 @@ import os
 # Processes that tests start inherit it, so it is set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import pytest
+
 from torchrl_tdmpc.envs import choose_renderer
 
 # Before a test module imports dm_control
 choose_renderer()
+
+# They train, compile, or run every page of the documentation. The others are make test-fast.
+SLOW = {
+    "test_benchmarks",
+    "test_docs",
+    "test_evaluate",
+    "test_cli",
+    "test_online_trainer",
+    "test_execution",
+    "test_multi_gamma_run",
+    "test_parity",
+    "test_resume",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)

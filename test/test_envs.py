@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import sys
+
 import dm_env
 import numpy as np
 import pytest
 import torch
 from dm_control import suite
+from test_envs_gym import hide
 from torchrl.collectors import Collector
 
 from torchrl_tdmpc.envs import Task, load_task, make_env
-from torchrl_tdmpc.envs.dmcontrol import published_name
+from torchrl_tdmpc.envs.dmcontrol import install_command, published_name
 from torchrl_tdmpc.envs.task import resolve_episode_length
 
 
@@ -234,3 +237,13 @@ def test_bad_arguments_of_make_env(arguments, message):
     with pytest.raises(ValueError) as error:
         make_env(task, **arguments)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("package", ["dm_control", "dm_env"])
+def test_without_dm_control_or_a_part_of_it_the_command_is_named(monkeypatch, package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dm_control"]:
+        monkeypatch.delitem(sys.modules, name)
+    hide(monkeypatch, package)
+    with pytest.raises(ImportError) as error:
+        load_task("dmcontrol", "walker-walk")
+    assert str(error.value) == f"env.backend 'dmcontrol' needs {package}: {install_command()}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
+import sys
+import types
 from pathlib import Path
 
 import torch
@@ -42,3 +45,15 @@ def test_config_names_versions_and_commit(tmp_path, monkeypatch):
     assert commit() == git(package, "rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert commit() is None  # no git
+
+
+def test_a_version_is_that_of_what_runs(tmp_path, monkeypatch):
+    """Also where the distribution has another name, or a version without the build."""
+    renamed = types.ModuleType("renamed_module")
+    renamed.__version__ = torch.torch_version.TorchVersion("1.2.3+cu130")  # yaml knows only str
+    monkeypatch.setitem(sys.modules, "renamed_module", renamed)
+    monkeypatch.setattr(provenance, "PACKAGES", ("renamed-module", "pytest-xdist"))
+    versions = yaml.safe_load(write_config(tmp_path, {}).read_text())["versions"]
+    del versions["python"]
+    xdist = importlib.metadata.version("pytest-xdist")
+    assert versions == {"renamed-module": "1.2.3+cu130", "pytest-xdist": xdist}

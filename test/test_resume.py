@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import multiprocessing
 import os
@@ -17,7 +18,14 @@ from test_replay_log import make, numbered
 from tiny import seeded
 from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc.checkpoints import ReplayLog, Segment, read_metadata, resume_run, save_run
+from torchrl_tdmpc.checkpoints import (
+    CollectorState,
+    ReplayLog,
+    Segment,
+    read_metadata,
+    resume_run,
+    save_run,
+)
 from torchrl_tdmpc.cli.settings import leaves, resolve_resume, settle
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.recording import CsvFiles, RunRecord
@@ -160,6 +168,35 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(tmp_path, 
     assert trainer.replay.num_pending == 5
     done = trainer.replay.written(0)["next", "done"].flatten().nonzero().flatten()
     assert done.tolist() == [9, 19, 24, 34]
+
+
+def lose_the_carrier(collector):
+    del collector._carrier
+
+
+def lose_the_warm_start(collector):
+    collector._carrier = collector._carrier.exclude("_previous_mean")
+
+
+@pytest.mark.parametrize("lose", [lose_the_carrier, lose_the_warm_start])
+def test_a_collector_that_cannot_be_read_in_full_begins_new_episodes(
+    tmp_path, monkeypatch, capsys, lose
+):
+    """As of a series of TorchRL that keeps a part of it elsewhere."""
+
+    def unreadable(self):
+        hidden = copy.copy(self.collector)
+        lose(hidden)
+        return state_dict(CollectorState(hidden))
+
+    state_dict = CollectorState.state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(CollectorState, "state_dict", unreadable)
+        with pytest.raises(Died):
+            run(tmp_path, callbacks=[DieAt(29)])
+    trainer, train, _ = run(tmp_path)
+    assert trainer.num_truncated_episodes == 1
+    assert [int(row["agent_steps"]) for row in train] == [10, 20, 35]
 
 
 def test_a_finished_run_goes_on_for_longer(tmp_path):

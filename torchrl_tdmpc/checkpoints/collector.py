@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 
 from torchrl_tdmpc.envs import env_state, set_env_state
+from torchrl_tdmpc.torchrl_series import carried_data
 
 __all__ = ["CollectorState"]
 
@@ -26,6 +27,7 @@ class CollectorState:
         collector: of environments that :func:`torchrl_tdmpc.envs.env_state` understands, or not.
 
     Attributes:
+        env: the collector's, which it lets go of when it shuts down.
         failed: set it when a step failed, and the environments are not saved any more.
         restarted: whether the environments of the state that was loaded had not been saved. They
             begin new episodes, from seeds of their own; the open ones do not go on.
@@ -33,30 +35,34 @@ class CollectorState:
 
     def __init__(self, collector: Collector):
         self.collector = collector
+        self.env = collector.env
         self.failed = self.restarted = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The state; without environments if they cannot tell theirs."""
+        """The state; without environments if they or the collector cannot tell theirs in full."""
+        has_ended = self.failed or self.collector.closed
+        if has_ended:
+            self.collector.env = self.env
         state = dict(self.collector.state_dict())
         state.pop("policy_state_dict", None)  # saved with the losses
-        environments = None if self.failed else env_state(self.collector.env)
-        if environments is not None:
-            carried = self.collector._carrier.cpu().to_dict()
-            state |= {"environments": environments, "carried": carried}
+        environments = None if has_ended else env_state(self.env)
+        carried = carried_data(self.collector)
+        if environments is not None and carried is not None:
+            state |= {"environments": environments, "carried": carried.cpu().to_dict()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put a new collector where the saved one was, as far as its environments can be put."""
         collector = self.collector
         collector.load_state_dict(state, strict=False)
-        self.restarted = "environments" not in state
+        carrier = carried_data(collector)
+        self.restarted = "environments" not in state or carrier is None
         if self.restarted:
             # Not the run's seeds again: they give the episodes that it began with
             seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
             collector.env.set_seed(int(seeds.generate_state(1)[0]))
-            collector._carrier.update(collector.env.reset())
+            collector.reset()
         else:
-            carrier = collector._carrier
             carrier.update(TensorDict(state["carried"], carrier.batch_size).to(_device(carrier)))
             set_env_state(collector.env, state["environments"])
 

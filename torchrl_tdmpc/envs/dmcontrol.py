@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 from torchrl.envs import DMControlWrapper, EnvBase
 
@@ -69,6 +70,24 @@ def published_name(domain: str, task: str) -> str:
     return f"{_PUBLISHED_DOMAINS.get(domain, domain)}-{task}".replace("_", "-")
 
 
+def install_command(python: tuple[int, ...] = sys.version_info) -> str:
+    """How to install dm_control with pip.
+
+    Its dependency labmaze, which the suite never imports, has no wheel beyond Python 3.12. There
+    the extra brings the other dependencies, and dm_control comes without its own.
+
+    Examples:
+        >>> print(install_command((3, 12)))
+        pip install 'torchrl_tdmpc[dmc]'
+        >>> print(install_command((3, 13)))
+        pip install 'torchrl_tdmpc[dmc]' && pip install --no-deps 'dm-control>=1.0.50,<2'
+    """
+    command = "pip install 'torchrl_tdmpc[dmc]'"
+    if python >= (3, 13):
+        command += " && pip install --no-deps 'dm-control>=1.0.50,<2'"
+    return command
+
+
 def _make_base(domain: str, task: str, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
     suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
@@ -95,9 +114,7 @@ def _suite():
     try:
         from dm_control import suite
     except ModuleNotFoundError as error:
-        if error.name != "dm_control":
-            raise
         raise ImportError(
-            "env.backend 'dmcontrol' needs dm_control: pip install 'torchrl_tdmpc[dmc]'."
+            f"env.backend 'dmcontrol' needs {error.name}: {install_command()}"
         ) from error
     return suite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
 
 
 def _version(package: str) -> str | None:
+    """What a module says of itself, as its distribution may have another name or leave a part out.
+
+    TorchRL's nightly is distributed as torchrl-nightly; PyTorch's distribution on PyPI does not say
+    that it is the CUDA build.
+    """
+    module = sys.modules.get(package.replace("-", "_"))
+    if (version := getattr(module, "__version__", None)) is not None:
+        return str(version)
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

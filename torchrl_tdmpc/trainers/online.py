@@ -164,7 +164,6 @@ class OnlineTrainer:
         self.planner = planner or _make_planner(task, update.loss)
         self.replay = replay or _make_replay(task, self.planner.horizon, steps, self.device)
         self.collector = collector or self._make_collector(workers)
-        self._env = self.collector.env  # which a collector that failed no longer has
         self.metadata = {
             "agent": describe_agent(task, self.planner, model),
             "config": dict(config or {}),
@@ -382,7 +381,7 @@ class OnlineTrainer:
         self._save_or_warn()
         first_line = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
         what = "the environments failed"
-        if has_lost_processes(self._env):
+        if has_lost_processes(self._collector_state.env):
             what = "the processes of the environments ended"
         saved = ""
         if self.output_dir is not None:

@@ -1,0 +1,28 @@
+"""What TorchRL has no public name for, and what its series name differently."""
+
+from __future__ import annotations
+
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+
+
+def carried_data(collector: Collector) -> TensorDictBase | None:
+    """What a collector carries from one step to the next: observations, warm start, trajectory ids.
+
+    Args:
+        collector (Collector): in this process.
+
+    Returns:
+        TensorDictBase or None: the collector's own; an update of it is what the next step reads.
+        None if this series of TorchRL keeps it elsewhere or leaves a part of it out, so that a run
+        cannot go on from it.
+    """
+    carried = getattr(collector, "_carrier", None)  # 0.14, and the nightlies before 0.15
+    if not isinstance(carried, TensorDictBase):
+        return None
+    env = collector.env
+    specs = (env.full_observation_spec, env.full_done_spec, env.full_state_spec)
+    needed = {key for spec in specs for key in spec.keys(True, True)}
+    if collector.track_traj_ids:
+        needed.add(("collector", "traj_ids"))
+    return carried if needed <= set(carried.keys(True, True)) else None
