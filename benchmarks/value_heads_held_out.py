@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
+import tempfile
 
 import torch
 from tensordict import TensorDict
@@ -22,14 +22,13 @@ from torch import Tensor
 from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
-from evaluate import checkpoints, read_arguments, read_config
-from parts import Agent, make_agent
-
 from torchrl_tdmpc.checkpoints import ReplayLog, load_checkpoint
+from torchrl_tdmpc.cli.evaluate import checkpoints, read_arguments, read_config
+from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, make_env
+from torchrl_tdmpc.objectives import MultiGammaValueLoss
+from torchrl_tdmpc.trainers import OnlineTrainer
 
 EPISODES = 10
 BATCHES = 20
@@ -43,16 +42,18 @@ def main(arguments: list[str]) -> None:
     config, task, name = read_config(path, settings)
     if not config.multi_gamma.enabled:
         raise SystemExit(f"error: multi_gamma.enabled is false in {path}; it must be true.")
-    agent = make_agent(config, task)
+    with tempfile.TemporaryDirectory() as folder:  # the trainer's own files are not wanted
+        config.output_dir = folder
+        trainer = make_trainer(config, task)
     components = {
-        "loss": agent.update.loss,
-        "multi_gamma": agent.update.multi_gamma_loss,
-        "replay": ReplayLog(agent.replay, checkpoints(path) / "replay"),
+        "loss": trainer.update.loss,
+        "multi_gamma": heads_of(trainer),
+        "replay": ReplayLog(trainer.replay, checkpoints(path) / "replay"),
     }
     load_checkpoint(checkpoints(path), components, map_location=config.device)
     torch.manual_seed(config.seed + HELD_OUT_SEED)
-    held_out = collect(agent, task, config.seed + HELD_OUT_SEED, config.planner.horizon)
-    table = compare(agent, examine(agent, held_out), examine(agent, agent.replay))
+    held_out = collect(trainer, task, config.seed + HELD_OUT_SEED, config.planner.horizon)
+    table = compare(trainer, examine(trainer, held_out), examine(trainer, trainer.replay))
     print(f"{task.name}, {name}, {EPISODES} held-out episodes, {len(table)} heads")
     print("| discount | cross-entropy | replay's marginal | own marginal | error | best constant |")
     print("|---|---|---|---|---|---|")
@@ -60,15 +61,20 @@ def main(arguments: list[str]) -> None:
         print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
 
 
-def collect(agent: Agent, task: Task, seed: int, horizon: int) -> EpisodeReplay:
+def heads_of(trainer: OnlineTrainer) -> MultiGammaValueLoss:
+    """The loss of the auxiliary value heads."""
+    return trainer.update.auxiliary[0]
+
+
+def collect(trainer: OnlineTrainer, task: Task, seed: int, horizon: int) -> EpisodeReplay:
     """New episodes, the first half of them random."""
-    device = agent.replay.device
+    device = trainer.replay.device
     held_out = EpisodeReplay(
         capacity=EPISODES * task.episode_length, horizon=horizon, batch_size=256, device=device
     )
-    for number, policy in enumerate((None, agent.planner)):
+    for number, policy in enumerate((None, trainer.planner)):
         env = make_env(task, num_envs=EPISODES // 2, seed=seed + number, device=device)
-        env = TransformedEnv(env, agent.planner.make_tensordict_primer())
+        env = TransformedEnv(env, trainer.planner.make_tensordict_primer())
         with set_exploration_type(ExplorationType.RANDOM):
             held_out.extend(env.rollout(task.episode_length, policy))
         env.close()
@@ -76,18 +82,20 @@ def collect(agent: Agent, task: Task, seed: int, horizon: int) -> EpisodeReplay:
 
 
 @torch.no_grad()
-def examine(agent: Agent, replay: EpisodeReplay) -> TensorDict:
+def examine(trainer: OnlineTrainer, replay: EpisodeReplay) -> TensorDict:
     """Targets, predictions, cross-entropies and two-hot codes ``[n, K, ...]`` of random slices."""
-    heads, pieces = agent.update.multi_gamma_loss, []
+    heads, pieces = heads_of(trainer), []
     for _ in range(BATCHES):
-        rollout = agent.update.loss.model_loss(replay.sample())["rollout"]
+        rollout = trainer.update.loss.model_loss(replay.sample())["rollout"]
         piece = heads.examine(rollout).select("target", "prediction", "cross_entropy")
         piece["code"] = heads.two_hot.encode(piece["target"].unsqueeze(-1))
         pieces.append(piece.flatten())
     return torch.cat(pieces)
 
 
-def compare(agent: Agent, held_out: TensorDict, replay: TensorDict) -> dict[str, list[float]]:
+def compare(
+    trainer: OnlineTrainer, held_out: TensorDict, replay: TensorDict
+) -> dict[str, list[float]]:
     """For each head: its cross-entropy and the constants', its error and the best constant's."""
 
     def cross_entropy(marginal: Tensor) -> Tensor:
@@ -102,7 +110,7 @@ def compare(agent: Agent, held_out: TensorDict, replay: TensorDict) -> dict[str,
         (target - target.median(0).values).abs().mean(0),
     )
     rows = torch.stack(columns, -1).tolist()
-    return dict(zip(agent.update.multi_gamma_loss.labels, rows, strict=True))
+    return dict(zip(heads_of(trainer).labels, rows, strict=True))
 
 
 if __name__ == "__main__":

@@ -102,10 +102,10 @@ def test_the_example_composes_what_the_command_does(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("train.steps=9", "train.steps is now called train.steps."),
-        ("train.seed_steps=9", "train.seed_steps is now called train.seed_steps."),
-        ("+train.enc_lr_scale=1", "train.enc_lr_scale is now called train.enc_lr_scale."),
-        ("planner.num_pi_trajs=9", "planner.num_pi_trajs is now called planner.num_pi_t"),
+        ("train.decisions=9", "train.decisions is now called train.steps."),
+        ("train.seed_decisions=9", "train.seed_decisions is now called train.seed_steps."),
+        ("+train.encoder_lr_scale=1", "train.encoder_lr_scale is now called train.enc_lr_scale."),
+        ("planner.num_policy_trajs=9", "planner.num_policy_trajs is now called planner.num_pi_t"),
         ("env.taks=walker-stand", "env.taks is no setting; did you mean env.task?"),
         ("horizon=3", "horizon is no setting"),
         ("++zzz.qqq=3", "zzz.qqq is no setting; "),

@@ -10,7 +10,7 @@ import yaml
 
 from torchrl_tdmpc import MultiGammaConfig
 
-CONFIG = Path(__file__).parents[1] / "examples/config"
+CONFIG = Path(__file__).parents[1] / "torchrl_tdmpc/cli/config"
 SET = ["primary", 0.97, 0.995]
 
 

@@ -177,7 +177,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_loss_without_a_reduction_is_refused():
-    with pytest.raises(ValueError, match=r"reduction is 'none'; .*'mean' or 'sum'"):
+    with pytest.raises(ValueError, match=r"reduction of TDMPC2Loss is 'none'; .*'mean' or 'sum'"):
         TDMPC2Update(tiny_loss(reduction="none"))
 
 

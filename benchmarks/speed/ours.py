@@ -49,5 +49,5 @@ def make_update_with_heads(size: int, setting: str) -> tuple[TDMPC2Update, int]:
     )
     loss = TDMPC2Loss(*networks, discount=DISCOUNT)
     heads_loss = MultiGammaValueLoss(heads, [DISCOUNT, *AUXILIARY_DISCOUNTS], two_hot=two_hot)
-    update = TDMPC2Update(loss, heads_loss, execution=Execution(*setting.split("-")))
+    update = TDMPC2Update(loss, [heads_loss], execution=Execution(*setting.split("-")))
     return update, count(heads)

@@ -10,12 +10,10 @@ import importlib
 import itertools
 import json
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torchrl
@@ -32,7 +30,6 @@ from benchmarks.speed.contender import (
     planner_input,
 )
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 WARM_UP = 2  # calls that are not counted: the first compiles
 EPISODE = 500  # agent steps of an episode in the replay buffer
 LOOP_EPISODE = 100  # and in the loop, whose random warm-up is one of them
@@ -121,9 +118,10 @@ def loop(setting: str, agent_steps: int) -> dict:
     From one update to the next lie the update, the planner's agent step, the environment's steps,
     the write and the logging, episode ends among them; evaluations and checkpoints do not.
     """
-    sys.path.insert(0, str(EXAMPLES))  # as Python does for a script
-    import tdmpc2_multigamma as example
     from hydra import compose, initialize_config_dir
+
+    from torchrl_tdmpc.cli.parts import make_trainer
+    from torchrl_tdmpc.cli.settings import DEFAULTS, settle
 
     compiled, precision = setting.split("-")
     with tempfile.TemporaryDirectory() as folder:
@@ -140,17 +138,16 @@ def loop(setting: str, agent_steps: int) -> dict:
             "eval.episodes=0",
             "checkpoint.interval=1000000",
         ]
-        with initialize_config_dir(str(EXAMPLES / "config"), version_base="1.3"):
-            config, task = example.settle(compose("tdmpc2_multigamma", overrides))
-        agent = example.make_agent(config, task)
-        sampled, sample = [], agent.replay.sample
+        with initialize_config_dir(str(DEFAULTS.parent), version_base="1.3"):
+            trainer = make_trainer(*settle(compose(DEFAULTS.stem, overrides)))
+        sampled, sample = [], trainer.replay.sample
 
         def stamped_sample() -> TensorDict:
             sampled.append(time.perf_counter())
             return sample()
 
-        agent.replay.sample = stamped_sample  # once for each update
-        example.train(config, task, agent, example.make_log(config, agent))
+        trainer.replay.sample = stamped_sample  # once for each update
+        trainer.train()
     # The last update of the pretraining begins the first agent step that learns
     begin = sampled[LOOP_EPISODE - 1 + LOOP_WARM_UP]
     return {"loop": [agent_steps / (sampled[-1] - begin)]}

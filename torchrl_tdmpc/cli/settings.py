@@ -195,10 +195,10 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 # Keys of earlier versions
 RENAMED = {
-    "train.steps": "train.steps",
-    "train.seed_steps": "train.seed_steps",
-    "train.enc_lr_scale": "train.enc_lr_scale",
-    "planner.num_pi_trajs": "planner.num_pi_trajs",
+    "train.decisions": "train.steps",
+    "train.seed_decisions": "train.seed_steps",
+    "train.encoder_lr_scale": "train.enc_lr_scale",
+    "planner.num_policy_trajs": "planner.num_pi_trajs",
 }
 
 

@@ -109,7 +109,7 @@ class OnlineTrainer:
         ...     )
         ...     trainer.train()
         >>> trainer.counters.agent_steps, trainer.counters.updates
-        (12, 11)
+        (12, 12)
     """
 
     def __init__(
