@@ -70,6 +70,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     parser.add_argument("--like", type=Path, help="a folder of such files whose layout must be met")
     arguments = parser.parse_args()
+    for name in arguments.only if arguments.like else ():
+        if not (arguments.like / f"{name}.npz").is_file():
+            parser.error(f"--like {arguments.like} holds no {name}.npz; choose cases by --only.")
     official = Official(arguments.checkout)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name in arguments.only:
