@@ -6,8 +6,12 @@ The arrays are described in ``test/reference/README.md``.
 from __future__ import annotations
 
 import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,9 +37,19 @@ class Reference:
     def __init__(self, path: Path):
         with np.load(path) as arrays:
             self.arrays = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        self.config = {name: value.item() for name, value in self.group("config").items()}
+        self.config = {name: value.tolist() for name, value in self.group("config").items()}
         config = self.config
         self.two_hot = SymlogTwoHot(config["num_bins"], config["vmin"], config["vmax"])
+
+    @property
+    def multitask(self) -> bool:
+        """Whether one model serves several tasks."""
+        return "batch/task" in self.arrays
+
+    @property
+    def shifts_or_drops(self) -> bool:
+        """Whether frames were shifted at random or outputs dropped."""
+        return "forward/shift" in self.arrays or "dropout" in self.config
 
     @property
     def order(self) -> Tensor:
@@ -58,11 +72,11 @@ class Reference:
             shape,
             config["action_dim"],
             size,
-            encoder=self._encoder_without_shift(shape),
+            encoder=self._encoder(shape),
             episodic=config["episodic"],
             two_hot=self.two_hot,
             simnorm_dim=config["simnorm_dim"],
-            dropout=0.0,
+            dropout=config.get("dropout", 0.0),
             log_std_min=config["log_std_min"],
             log_std_max=config["log_std_max"],
         )
@@ -84,12 +98,48 @@ class Reference:
                 weight.copy_(published[name])
         return loss
 
-    def _encoder_without_shift(self, shape: tuple[int, ...]) -> PixelEncoder | None:
-        """The reference replaced the random shift of frames by the identity."""
+    def _encoder(self, shape: tuple[int, ...]) -> PixelEncoder | None:
+        """One that shifts frames where the reference did: elsewhere it left them as they are."""
         if len(shape) == 1:
             return None
+        pad = 3 if "forward/shift" in self.arrays else 0
         simnorm = SimNorm(self.config["simnorm_dim"])
-        return PixelEncoder(shape[0], self.config["num_channels"], simnorm, pad=0)
+        return PixelEncoder(shape[0], self.config["num_channels"], simnorm, pad=pad)
+
+    @contextmanager
+    def shifts_and_drops(self, group: str) -> Iterator[None]:
+        """Networks shift frames and drop outputs as the reference did in a group of its numbers.
+
+        All that was recorded must be used; without such records nothing is replaced.
+        """
+        numbers = self.group(group)
+        shifts = [numbers[name] for name in ("next_shift", "shift") if name in numbers]
+        # Ours are (row, column), batch before time
+        shifts = deque(s.flip(-1).transpose(0, -2).reshape(-1, 2) for s in shifts)
+        keeps = deque()
+        if "q_keep" in numbers:
+            keeps += numbers["q_keep"], numbers["policy_q_keep"][numbers["policy_q_pair"]]
+        keeps = deque(k.transpose(1, 2).flatten(1, 2) for k in keeps)
+
+        def randint(high, size, device):
+            shift = shifts.popleft()
+            assert (high, tuple(size)) == (7, tuple(shift.shape))
+            return shift
+
+        def dropout(x, p, training, inplace):
+            if not training:
+                return x
+            keep = keeps.popleft()
+            assert (p, x.shape) == (self.config["dropout"], keep.shape)
+            return x * keep / (1 - p)
+
+        if not self.shifts_or_drops:
+            yield
+            return
+        with patch("torch.randint", randint), patch("torch.nn.functional.dropout", dropout):
+            yield
+        assert not shifts
+        assert not keeps
 
     def make_update(self, execution: Execution = Execution()) -> TDMPC2Update:
         """Our update on that loss."""
@@ -140,5 +190,11 @@ class Reference:
 
 
 def references() -> dict[str, Reference]:
-    """Every file of reference numbers by its name."""
-    return {path.stem: Reference(path) for path in sorted(FOLDER.glob("*.npz"))}
+    """Every file of networks' numbers by its name; other numbers may lie beside them."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.npz")):
+        with np.load(path) as arrays:
+            is_of_networks = "batch/observation" in arrays.files
+        if is_of_networks:
+            found[path.stem] = Reference(path)
+    return found

@@ -17,7 +17,10 @@ REFERENCES = references()
 
 @pytest.fixture(params=REFERENCES)
 def reference(request):
-    return REFERENCES[request.param]
+    reference = REFERENCES[request.param]
+    if reference.multitask:
+        pytest.skip("these networks serve one task")
+    return reference
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +43,8 @@ def test_parity_forward(reference):
     published = reference.group("forward")
     action = reference["batch/action"][0]
 
-    latent = world_model.encode(reference["batch/observation"][0])
+    with reference.shifts_and_drops("forward"):
+        latent = world_model.encode(reference["batch/observation"][0])
     assert_close(latent, published["latent"][:, reference.order])
     assert_close(world_model.next(latent, action), published["next_latent"][:, reference.order])
     assert_close(world_model.reward_logits(latent, action), published["reward_logits"])
@@ -81,9 +85,10 @@ def test_parity_value_scale(reference):
 
 def test_parity_trajectory_value(reference):
     planner, published = reference.make_planner(), reference.group("trajectory_value")
-    latent = planner.world_model.encode(reference["batch/observation"][0, :1]).unsqueeze(1)
+    with reference.shifts_and_drops("trajectory_value"):
+        latent = planner.world_model.encode(reference["batch/observation"][0, :1])
     value = planner.trajectory_value(
-        latent,
+        latent.unsqueeze(1),
         published["actions"].unsqueeze(0),
         published["terminal_policy_eps"].unsqueeze(0),
         published["q_pair"],
@@ -110,7 +115,8 @@ def test_parity_plan(reference, call, compile):
         elite=published["elite_exponential"].unsqueeze(0),
         action=published["action_noise"].unsqueeze(0) if explore else torch.empty(0),
     )
-    latent = planner.world_model.encode(published["observation"])
+    with reference.shifts_and_drops(call):
+        latent = planner.world_model.encode(published["observation"])
     plan = planner.plan(latent, previous_mean.unsqueeze(0), draws, explore=explore)
     assert_close(plan.action.squeeze(0), published["action"], 1e-4)
     assert_close(plan.mean.squeeze(0), published["mean"], 1e-4)
@@ -133,27 +139,32 @@ METRICS = {
 
 @pytest.mark.parametrize("compile", ["off", "default"])
 def test_parity_updates(reference, compile):
+    if reference.shifts_or_drops and compile != "off":
+        pytest.skip("compiled networks draw shifts and drops themselves")
     update, batch = reference.make_update(Execution(compile)), reference.batch()
     for step in range(3):
         published = reference.group(f"update_{step}")
-        metrics = update(
-            batch,
-            model_draws={
+        draws = {
+            "model_draws": {
                 "policy_eps": published["td_policy_eps"].transpose(0, 1),
                 "q_pair": published["td_q_pair"],
             },
-            actor_draws={
+            "actor_draws": {
                 "policy_eps": published["policy_eps"].transpose(0, 1),
                 "q_pair": published["policy_q_pair"],
             },
-        )
+        }
+        with reference.shifts_and_drops(f"update_{step}"):
+            metrics = update(batch, **draws)
+        # Adam's steps enlarge rounding, see check_weights
+        tolerance = 1e-5 if step == 0 else 1e-4
         for name, published_name in METRICS.items():
             ours = metrics.get(name, torch.zeros(()))  # no termination loss without that head
-            assert_close(ours, published[f"metric_{published_name}"])
+            assert_close(ours, published[f"metric_{published_name}"], tolerance)
         assert set(published) >= {f"metric_{name}" for name in METRICS.values()}
         model_terms = ("consistency", "reward", "value", "termination")
         total = sum(metrics.get(f"loss_{term}", 0.0) for term in model_terms)
-        assert_close(total, published["metric_total_loss"])
+        assert_close(total, published["metric_total_loss"], tolerance)
         if step == 0:
             check_clipped_gradients(update.loss, reference)
     check_weights(update, reference)
