@@ -14,7 +14,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc import (
+    LatentEnv,
+    SymlogTwoHot,
+    TaskContext,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    make_networks,
+)
 from torchrl_tdmpc.checkpoints import official_weights
 from torchrl_tdmpc.checkpoints.official import reorder_latent
 from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, official_order
@@ -33,7 +40,10 @@ class Reference:
     def __init__(self, path: Path):
         with np.load(path) as arrays:
             self.arrays = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        self.config = {name: value.item() for name, value in self.group("config").items()}
+        self.config = {
+            name: value.item() if value.dim() == 0 else value.tolist()
+            for name, value in self.group("config").items()
+        }
         config = self.config
         self.two_hot = SymlogTwoHot(config["num_bins"], config["vmin"], config["vmax"])
 
@@ -41,6 +51,11 @@ class Reference:
     def order(self) -> Tensor:
         """Where each feature of our latent stands in the published one."""
         return official_order(self.config["latent_dim"], self.config["simnorm_dim"])
+
+    @property
+    def is_multitask(self) -> bool:
+        """Whether one model has several tasks."""
+        return "tasks" in self.config
 
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
@@ -59,6 +74,7 @@ class Reference:
             config["action_dim"],
             size,
             encoder=self._encoder_without_shift(shape),
+            task_context=self._task_context(),
             episodic=config["episodic"],
             two_hot=self.two_hot,
             simnorm_dim=config["simnorm_dim"],
@@ -69,7 +85,7 @@ class Reference:
         coefficients = ("consistency_coef", "reward_coef", "value_coef", "termination_coef")
         loss = TDMPC2Loss(
             *networks,
-            discount=config["discount"],
+            discount=config.get("discount"),
             rho=config["rho"],
             entropy_coef=config["entropy_coef"],
             value_scale_tau=config["tau"],
@@ -83,6 +99,13 @@ class Reference:
             for name, weight in official_weights(loss).items():
                 weight.copy_(published[name])
         return loss
+
+    def _task_context(self) -> TaskContext | None:
+        """The tables of several tasks, the embedding of any weights."""
+        if not self.is_multitask:
+            return None
+        names = ("action_dims", "discounts", "task_dim")
+        return TaskContext(*(self.config[name] for name in names))
 
     def _encoder_without_shift(self, shape: tuple[int, ...]) -> PixelEncoder | None:
         """The reference replaced the random shift of frames by the identity."""
@@ -106,7 +129,7 @@ class Reference:
     def make_planner(self, execution: Execution = Execution()) -> TDMPC2Planner:
         """Our planner on the networks of that loss."""
         config, loss = self.config, self.make_loss()
-        names = ("discount", "horizon", "iterations", "num_samples", "num_elites")
+        names = ("horizon", "iterations", "num_samples", "num_elites")
         names += ("min_std", "max_std", "temperature")
         return TDMPC2Planner(
             LatentEnv(loss.world_model, config["action_dim"]),
@@ -114,6 +137,7 @@ class Reference:
             loss.q_ensemble,
             num_pi_trajs=config["num_pi_trajs"],
             execution=execution,
+            discount=config.get("discount"),
             **{name: config[name] for name in names},
         )
 
@@ -131,14 +155,18 @@ class Reference:
             "terminated": terminated,
             "done": terminated,
         }
-        return TensorDict(
+        batch = TensorDict(
             observation=observation[:, :-1],
             action=action,
             next=TensorDict(following, batch_size=shape),
             batch_size=shape,
         )
+        if self.is_multitask:
+            batch["task"] = self["batch/task"].unsqueeze(1).expand(shape)
+        return batch
 
 
-def references() -> dict[str, Reference]:
-    """Every file of reference numbers by its name."""
-    return {path.stem: Reference(path) for path in sorted(FOLDER.glob("*.npz"))}
+def references(*, multitask: bool = False) -> dict[str, Reference]:
+    """Every file of reference numbers of a single task, or of several, by its name."""
+    files = {path.stem: Reference(path) for path in sorted(FOLDER.glob("*.npz"))}
+    return {name: file for name, file in files.items() if file.is_multitask == multitask}
