@@ -119,8 +119,10 @@ class TaskContext(nn.Module):
         self.embedding_dim = embedding_dim
         self.embedding = nn.Parameter(torch.empty(len(action_dims), embedding_dim))
         own = torch.arange(self.action_dim) < torch.tensor(list(action_dims)).unsqueeze(1)
-        self.register_buffer("action_masks", own.float())
-        self.register_buffer("discounts", torch.tensor(list(discounts), dtype=torch.float32))
+        discounts = torch.tensor(list(discounts), dtype=torch.float32)
+        # Not buffers: of a network's tensors, a LossModule shares the parameters alone
+        self.action_masks = nn.Parameter(own.float(), requires_grad=False)
+        self.discounts = nn.Parameter(discounts, requires_grad=False)
         self.reset_parameters()
 
     @torch.no_grad()

@@ -108,7 +108,9 @@ class TDMPC2Update:
             if own:  # an auxiliary loss may do without parameters of its own
                 groups.append({"params": own})
         self.shared = [
-            p for n, p in loss.world_model.named_parameters() if n.startswith("task_context.")
+            p
+            for n, p in loss.world_model.named_parameters()
+            if n.startswith("task_context.") and p.requires_grad
         ]
         self.model_optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-8, fused=True)
         self.actor_optimizer = torch.optim.Adam(
