@@ -103,11 +103,13 @@ def save_official(path: str | Path, loss: TDMPC2Loss) -> None:
     Args:
         path: the file to write, in full or not at all.
         loss: holds the networks and target Q-functions; the networks must be the published ones
-            (:func:`~torchrl_tdmpc.make_networks`), of any size.
+            (:func:`~torchrl_tdmpc.make_networks`) for a single task, of any size.
 
     Raises:
         ValueError: the networks are not those of a published agent; the sentence names the entry.
     """
+    if loss.world_model.task_context is not None:
+        raise ValueError("the loss is of several tasks; save_official writes single-task agents.")
     weights = {name: w.detach().cpu() for name, w in official_weights(loss).items()}
     for part in loss.world_model.dynamics.modules():
         if isinstance(part, SimNorm):
