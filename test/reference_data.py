@@ -18,7 +18,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from torchrl_tdmpc import LatentEnv, SymlogTwoHot, TDMPC2Loss, TDMPC2Planner, make_networks
+from torchrl_tdmpc import (
+    LatentEnv,
+    SymlogTwoHot,
+    TaskContext,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    make_networks,
+)
 from torchrl_tdmpc.checkpoints import official_weights
 from torchrl_tdmpc.checkpoints.official import reorder_latent
 from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, official_order
@@ -56,6 +63,11 @@ class Reference:
         """Where each feature of our latent stands in the published one."""
         return official_order(self.config["latent_dim"], self.config["simnorm_dim"])
 
+    @property
+    def is_multitask(self) -> bool:
+        """Whether one model has several tasks."""
+        return "tasks" in self.config
+
     def __getitem__(self, name: str) -> Tensor:
         return self.arrays[name]
 
@@ -73,6 +85,7 @@ class Reference:
             config["action_dim"],
             size,
             encoder=self._encoder(shape),
+            task_context=self._task_context(),
             episodic=config["episodic"],
             two_hot=self.two_hot,
             simnorm_dim=config["simnorm_dim"],
@@ -83,7 +96,7 @@ class Reference:
         coefficients = ("consistency_coef", "reward_coef", "value_coef", "termination_coef")
         loss = TDMPC2Loss(
             *networks,
-            discount=config["discount"],
+            discount=config.get("discount"),
             rho=config["rho"],
             entropy_coef=config["entropy_coef"],
             value_scale_tau=config["tau"],
@@ -97,6 +110,13 @@ class Reference:
             for name, weight in official_weights(loss).items():
                 weight.copy_(published[name])
         return loss
+
+    def _task_context(self) -> TaskContext | None:
+        """The tables of several tasks, the embedding of any weights."""
+        if not self.is_multitask:
+            return None
+        names = ("action_dims", "discounts", "task_dim")
+        return TaskContext(*(self.config[name] for name in names))
 
     def _encoder(self, shape: tuple[int, ...]) -> PixelEncoder | None:
         """One that shifts frames where the reference did: elsewhere it left them as they are."""
@@ -156,7 +176,7 @@ class Reference:
     def make_planner(self, execution: Execution = Execution()) -> TDMPC2Planner:
         """Our planner on the networks of that loss."""
         config, loss = self.config, self.make_loss()
-        names = ("discount", "horizon", "iterations", "num_samples", "num_elites")
+        names = ("horizon", "iterations", "num_samples", "num_elites")
         names += ("min_std", "max_std", "temperature")
         return TDMPC2Planner(
             LatentEnv(loss.world_model, config["action_dim"]),
@@ -164,6 +184,7 @@ class Reference:
             loss.q_ensemble,
             num_pi_trajs=config["num_pi_trajs"],
             execution=execution,
+            discount=config.get("discount"),
             **{name: config[name] for name in names},
         )
 
@@ -181,20 +202,27 @@ class Reference:
             "terminated": terminated,
             "done": terminated,
         }
-        return TensorDict(
+        batch = TensorDict(
             observation=observation[:, :-1],
             action=action,
             next=TensorDict(following, batch_size=shape),
             batch_size=shape,
         )
+        if self.is_multitask:
+            batch["task"] = self["batch/task"].unsqueeze(1).expand(shape)
+        return batch
 
 
-def references() -> dict[str, Reference]:
-    """Every file of networks' numbers by its name; other numbers may lie beside them."""
+def references(*, multitask: bool = False) -> dict[str, Reference]:
+    """Every file of networks' numbers of a single task, or of several, by its name.
+
+    Other numbers may lie beside them.
+    """
     found = {}
     for path in sorted(FOLDER.glob("*.npz")):
         with np.load(path) as arrays:
             is_of_networks = "batch/observation" in arrays.files
-        if is_of_networks:
+            is_multitask = "batch/task" in arrays.files
+        if is_of_networks and is_multitask == multitask:
             found[path.stem] = Reference(path)
     return found

@@ -243,12 +243,12 @@ def test_coefficient_that_is_not_at_least_zero_is_refused(value):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_dropout_is_on_for_updated_q_functions_and_off_for_targets(training):
+def test_dropout_is_on_in_training_for_updated_q_functions_and_off_for_targets(training):
     loss, batch = tiny_loss(dropout=0.5).train(training), tiny_batch()
-    loss.q_ensemble.train(training)
+    loss.q_ensemble.train(not training)  # the loss's own mode decides
     model_draws, actor_draws = tiny_draws()
     first, second = (seeded(loss.model_loss, batch, **model_draws, seed=seed) for seed in (0, 1))
-    assert first["value"] != second["value"]
+    assert (first["value"] != second["value"]) == training
     assert first["reward"] == second["reward"]
     for rollout in (first["rollout"], second["rollout"]):
         plain = tiny_loss(dropout=0.0).model_loss(batch, **model_draws)["rollout"]
@@ -258,7 +258,7 @@ def test_dropout_is_on_for_updated_q_functions_and_off_for_targets(training):
     actors = [
         seeded(loss.actor_loss, first["rollout"], **actor_draws, seed=seed) for seed in (0, 1)
     ]
-    assert actors[0]["actor"] != actors[1]["actor"]
+    assert (actors[0]["actor"] != actors[1]["actor"]) == training
 
 
 def test_value_scale_is_updated_before_it_divides_in_training_only():

@@ -7,7 +7,14 @@ from tensordict import TensorDict
 from torch import nn
 from torchrl.objectives import SoftUpdate
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner, TDMPC2WorldModel, make_networks
+from torchrl_tdmpc import (
+    LatentEnv,
+    TaskContext,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    TDMPC2WorldModel,
+    make_networks,
+)
 from torchrl_tdmpc.modules import ModelSize
 
 OBSERVATION, ACTION, LATENT, NUM_Q = 3, 2, 16, 3
@@ -21,17 +28,40 @@ def tiny_networks(seed=0, *, size=SIZE, action_dim=ACTION, **kwargs):
     networks = make_networks((OBSERVATION,), action_dim, size, **kwargs)
     torch.manual_seed(seed + 5)  # chosen so that tiny_ending_networks end at every step
     for network in networks:
-        scramble(network.parameters())
+        scramble(p for p in network.parameters() if p.requires_grad)
     return networks
 
 
-def tiny_loss(seed=0, *, episodic=True, dropout=0.0, size=SIZE, **kwargs) -> TDMPC2Loss:
+def tiny_tasks() -> TaskContext:
+    """Three tasks whose actions and discounts differ."""
+    return TaskContext(action_dims=[ACTION, 1, ACTION], discounts=[0.9, 0.5, 0.7], embedding_dim=4)
+
+
+def tiny_multitask_networks(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return tiny_networks(seed, task_context=tiny_tasks(), **kwargs)
+
+
+def tiny_loss(
+    seed=0, *, episodic=True, dropout=0.0, size=SIZE, networks=None, loss_class=TDMPC2Loss, **kwargs
+) -> TDMPC2Loss:
     """A loss whose targets differ from its Q-functions."""
-    networks = tiny_networks(seed, episodic=episodic, dropout=dropout, size=size)
-    loss = TDMPC2Loss(*networks, **{"discount": 0.9, **kwargs})
+    networks = networks or tiny_networks(seed, episodic=episodic, dropout=dropout, size=size)
+    loss = loss_class(*networks, **{"discount": 0.9, **kwargs})
     SoftUpdate(loss, tau=0.01)
     scramble(loss.target_q_ensemble_params.values(True, True))
     return loss
+
+
+def tiny_multitask_loss(seed=0, *, dropout=0.0, **kwargs) -> TDMPC2Loss:
+    networks = tiny_multitask_networks(seed, dropout=dropout)
+    return tiny_loss(seed, networks=networks, discount=None, **kwargs)
+
+
+def tiny_multitask_batch(seed=1) -> TensorDict:
+    """Transitions of which all tasks have some."""
+    task = torch.tensor([0, 1, 2, 1, 0])
+    return tiny_batch(seed).set("task", task.unsqueeze(1).expand(BATCH, HORIZON))
 
 
 def tiny_batch(seed=1, batch=BATCH, horizon=HORIZON) -> TensorDict:

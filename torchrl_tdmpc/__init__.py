@@ -9,6 +9,7 @@ from torchrl_tdmpc.modules import (
     RunningPercentileScale,
     SimNorm,
     SymlogTwoHot,
+    TaskContext,
     TDMPC2WorldModel,
     make_networks,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "TDMPC2Planner",
     "TDMPC2Update",
     "TDMPC2WorldModel",
+    "TaskContext",
     "evaluate",
     "load_agent",
     "make_networks",

@@ -103,11 +103,13 @@ def save_official(path: str | Path, loss: TDMPC2Loss) -> None:
     Args:
         path: the file to write, in full or not at all.
         loss: holds the networks and target Q-functions; the networks must be the published ones
-            (:func:`~torchrl_tdmpc.make_networks`), of any size.
+            (:func:`~torchrl_tdmpc.make_networks`) for a single task, of any size.
 
     Raises:
         ValueError: the networks are not those of a published agent; the sentence names the entry.
     """
+    if loss.world_model.task_context is not None:
+        raise ValueError("the loss is of several tasks; save_official writes single-task agents.")
     weights = {name: w.detach().cpu() for name, w in official_weights(loss).items()}
     for part in loss.world_model.dynamics.modules():
         if isinstance(part, SimNorm):
@@ -142,7 +144,8 @@ def official_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
 
     Returns:
         Parameters of all networks (``_encoder.state.0.weight``, ``_pi.2.bias``, ...), Q-functions
-        (``_Qs.params.0.ln.weight``, ... ``[Q, ...]``) and their targets (``_target_Qs_params.*``).
+        (``_Qs.params.0.ln.weight``, ... ``[Q, ...]``) and their targets (``_target_Qs_params.*``);
+        of several tasks also ``_task_emb.weight`` and ``_action_masks``.
         They are not copies: what is written into them is written into the loss. The features of
         the latent are in our order; :func:`reorder_latent` translates.
     """
@@ -156,6 +159,9 @@ def official_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
         "_pi": loss.policy_prior.network,
     }
     weights = {}
+    if world_model.task_context is not None:
+        weights["_task_emb.weight"] = world_model.task_context.embedding
+        weights["_action_masks"] = world_model.task_context.action_masks
     for part, module in parts.items():
         for name, weight in () if module is None else module.named_parameters():
             if part == "_encoder.rgb":  # counted from two steps of preprocessing on

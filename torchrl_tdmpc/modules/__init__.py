@@ -1,5 +1,6 @@
 """What computes: layers, two-hot coding, world model, policy prior, Q ensemble, value scale."""
 
+from torchrl_tdmpc.modules.context import Context, TaskContext
 from torchrl_tdmpc.modules.execution import Execution
 from torchrl_tdmpc.modules.layers import (
     MLP,
@@ -22,6 +23,7 @@ from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
 
 __all__ = [
     "AuxiliaryValueHeads",
+    "Context",
     "Execution",
     "Linear",
     "MLP",
@@ -36,6 +38,7 @@ __all__ = [
     "SimNorm",
     "SymlogTwoHot",
     "TDMPC2WorldModel",
+    "TaskContext",
     "make_networks",
     "mish",
     "mlp",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
+from torchrl_tdmpc.modules.context import TaskContext
 from torchrl_tdmpc.modules.layers import SimNorm, mlp
 from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
 from torchrl_tdmpc.modules.policy_prior import PolicyPrior
@@ -75,6 +76,7 @@ def make_networks(
     size: ModelSize = MODEL_SIZES[5],
     *,
     encoder: nn.Module | None = None,
+    task_context: TaskContext | None = None,
     episodic: bool = False,
     two_hot: SymlogTwoHot = SymlogTwoHot(),
     simnorm_dim: int = 8,
@@ -89,7 +91,9 @@ def make_networks(
         action_dim: size of the action vector, A.
         size: widths and depths, see :func:`model_size`.
         encoder: an encoder of your own, from observations ``[..., *observation_shape]`` to latents
-            ``[..., L]``, in place of the published one.
+            ``[..., L]``, in place of the published one. With ``task_context`` it is called with
+            the embedding as its second input.
+        task_context: the tables of several tasks, for one model of all of them.
         episodic: whether the world model predicts terminations.
         two_hot: the support of the reward and return distributions.
         simnorm_dim: dimension of each simplex of the latent.
@@ -101,8 +105,9 @@ def make_networks(
         World model, policy prior and Q ensemble.
 
     Raises:
-        ValueError: a latent that ``simnorm_dim`` does not divide, or an observation of a shape that
-            the published encoders cannot read.
+        ValueError: a latent that ``simnorm_dim`` does not divide, an observation of a shape that
+            the published encoders cannot read, or tasks that terminate or whose widest action is
+            not of size ``action_dim``.
 
     Examples:
         >>> world_model, policy_prior, q_ensemble = make_networks((5,), 1, MODEL_SIZES[1])
@@ -116,33 +121,55 @@ def make_networks(
             f"model.latent_dim is {latent_dim}; it must be a multiple of model.simnorm_dim = "
             f"{simnorm_dim}."
         )
+    embedding_dim = 0
+    if task_context is not None:
+        embedding_dim = task_context.embedding_dim
+        if task_context.action_dim != action_dim:
+            raise ValueError(
+                f"action_dim is {action_dim} and the widest action of the tasks has "
+                f"{task_context.action_dim} dimensions; they must be the same."
+            )
     if encoder is None:
-        encoder = _published_encoder(tuple(observation_shape), size, simnorm)
-    dynamics = mlp(latent_dim + action_dim, hidden, latent_dim, simnorm)
-    reward_head = mlp(latent_dim + action_dim, hidden, two_hot.num_bins, zero_last=True)
-    termination_head = mlp(latent_dim, hidden, 1) if episodic else None
+        encoder = _published_encoder(tuple(observation_shape), size, simnorm, embedding_dim)
+    state_dim = latent_dim + embedding_dim  # what is read in place of the latent
+    dynamics = mlp(state_dim + action_dim, hidden, latent_dim, simnorm)
+    reward_head = mlp(state_dim + action_dim, hidden, two_hot.num_bins, zero_last=True)
+    termination_head = mlp(state_dim, hidden, 1) if episodic else None
     world_model = TDMPC2WorldModel(
-        encoder, dynamics, reward_head, termination_head, latent_dim=latent_dim, two_hot=two_hot
+        encoder,
+        dynamics,
+        reward_head,
+        termination_head,
+        latent_dim=latent_dim,
+        two_hot=two_hot,
+        task_context=task_context,
     )
     policy_prior = PolicyPrior(
-        mlp(latent_dim, hidden, 2 * action_dim), log_std_min=log_std_min, log_std_max=log_std_max
+        mlp(state_dim, hidden, 2 * action_dim), log_std_min=log_std_min, log_std_max=log_std_max
     )
     q_ensemble = QEnsemble(
-        latent_dim, action_dim, size.mlp_dim, size.num_q, two_hot, dropout=dropout
+        latent_dim,
+        action_dim,
+        size.mlp_dim,
+        size.num_q,
+        two_hot,
+        dropout=dropout,
+        embedding_dim=embedding_dim,
     )
     return world_model, policy_prior, q_ensemble
 
 
 def _published_encoder(
-    observation_shape: tuple[int, ...], size: ModelSize, simnorm: SimNorm
+    observation_shape: tuple[int, ...], size: ModelSize, simnorm: SimNorm, embedding_dim: int
 ) -> nn.Module:
     match observation_shape:
         case (observation_dim,):
             hidden = max(size.num_enc_layers - 1, 1) * [size.enc_dim]
-            return mlp(observation_dim, hidden, size.latent_dim, simnorm)
-        case (channels, 64, 64) if size.latent_dim % 16 == 0:
+            return mlp(observation_dim + embedding_dim, hidden, size.latent_dim, simnorm)
+        case (channels, 64, 64) if size.latent_dim % 16 == 0 and not embedding_dim:
             return PixelEncoder(channels, size.latent_dim // 16, simnorm)
     raise ValueError(
         f"the observation's shape is {observation_shape}; the published encoders read (D,), or "
-        f"(C, 64, 64) if model.latent_dim (here {size.latent_dim}) is a multiple of 16."
+        f"(C, 64, 64) if model.latent_dim (here {size.latent_dim}) is a multiple of 16 and there "
+        "is one task alone."
     )

@@ -11,6 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from torchrl_tdmpc.modules.context import Context
 from torchrl_tdmpc.modules.layers import at_least_float32
 
 __all__ = ["PolicyPrior", "PolicySample"]
@@ -29,8 +30,12 @@ class PolicySample(NamedTuple):
 class PolicyPrior(TensorDictModuleBase):
     """Squashed Gaussian policy on the latent (section 3.1, arXiv 2310.16828).
 
-    As a TensorDict module it reads ``latent`` and writes ``action``: a draw under
-    ``ExplorationType.RANDOM``, the tanh of the mean otherwise.
+    In a context with an embedding e, the network reads it too: ``network(latent, e)``. Where the
+    context masks action dimensions, mean, log standard deviation and noise are zero; they stay in
+    the log-probability, as published, but not in the number of dimensions that scales it.
+
+    As a TensorDict module it reads ``latent``, and ``context`` if it is there, and writes
+    ``action``: a draw under ``ExplorationType.RANDOM``, the tanh of the mean otherwise.
 
     Args:
         network: maps a latent ``[..., L]`` to mean and raw log-std, ``[..., 2 A]``.
@@ -70,32 +75,41 @@ class PolicyPrior(TensorDictModuleBase):
         self.in_keys = [latent_key]
         self.out_keys = [action_key]
 
-    def mean_and_log_std(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def mean_and_log_std(
+        self, latent: Tensor, context: Context = Context()
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before tanh, ``[..., A]`` each."""
-        mean, raw_log_std = at_least_float32(self.network(latent)).chunk(2, -1)
+        output = at_least_float32(self.network(latent, *context.inputs))
+        mean, raw_log_std = output.chunk(2, -1)
         # log_std in [min, max], smoothly
         log_std_range = self.log_std_max - self.log_std_min
-        return mean, self.log_std_min + 0.5 * log_std_range * (raw_log_std.tanh() + 1)
+        log_std = self.log_std_min + 0.5 * log_std_range * (raw_log_std.tanh() + 1)
+        return context.mask(mean), context.mask(log_std)
 
-    def act(self, latent: Tensor, eps: Tensor | None = None) -> Tensor:
+    def act(
+        self, latent: Tensor, eps: Tensor | None = None, context: Context = Context()
+    ) -> Tensor:
         """Draw an action ``[..., A]``; arguments as for :meth:`sample`."""
-        mean, log_std = self.mean_and_log_std(latent)
-        eps = torch.randn_like(mean) if eps is None else eps
+        mean, log_std = self.mean_and_log_std(latent, context)
+        eps = context.mask(torch.randn_like(mean) if eps is None else eps)
         return (mean + eps * log_std.exp()).tanh()
 
-    def mode(self, latent: Tensor) -> Tensor:
+    def mode(self, latent: Tensor, context: Context = Context()) -> Tensor:
         """The tanh of the mean, ``[..., A]``."""
-        return self.mean_and_log_std(latent)[0].tanh()
+        return self.mean_and_log_std(latent, context)[0].tanh()
 
-    def sample(self, latent: Tensor, eps: Tensor | None = None) -> PolicySample:
+    def sample(
+        self, latent: Tensor, eps: Tensor | None = None, context: Context = Context()
+    ) -> PolicySample:
         """Draw an action and its entropies.
 
         Args:
             latent: ``[..., L]``.
             eps: standard normal noise, ``[..., A]``; drawn here when None.
+            context: whose leading dimensions broadcast to those of ``latent``.
         """
-        mean, log_std = self.mean_and_log_std(latent)
-        eps = torch.randn_like(mean) if eps is None else eps
+        mean, log_std = self.mean_and_log_std(latent, context)
+        eps = context.mask(torch.randn_like(mean) if eps is None else eps)
         action = (mean + eps * log_std.exp()).tanh()
         # log N(u; mean, std) at u = mean + std eps
         gaussian_log_prob = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -107,14 +121,14 @@ class PolicyPrior(TensorDictModuleBase):
             mean=mean.tanh(),
             log_std=log_std,
             entropy=log_det - gaussian_log_prob,
-            scaled_entropy=-gaussian_log_prob * action.shape[-1],
+            scaled_entropy=-gaussian_log_prob * context.num_actions(action),
         )
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write an action for the latent."""
-        latent = tensordict.get(self.in_keys[0])
+        latent, context = tensordict.get(self.in_keys[0]), Context.read(tensordict)
         if exploration_type() == ExplorationType.RANDOM:
-            action = self.act(latent)
+            action = self.act(latent, context=context)
         else:
-            action = self.mode(latent)
+            action = self.mode(latent, context)
         return tensordict.set(self.out_keys[0], action)

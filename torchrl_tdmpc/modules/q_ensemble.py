@@ -10,6 +10,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictParams
 from torch import Tensor, nn
 
+from torchrl_tdmpc.modules.context import Context
 from torchrl_tdmpc.modules.layers import at_least_float32, norm_mish
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
@@ -34,6 +35,7 @@ class QEnsemble(TensorDictModuleBase):
         num_q: number of Q-functions, Q.
         two_hot: the support of the return distribution.
         dropout: probability of dropout in the first layer, where a call asks for dropout.
+        embedding_dim: size of the embedding that is read between latent and action, C.
         latent_key: where the latent is read.
         action_key: where the action is read.
         value_key: where the decoded values ``[..., Q]`` are written by ``forward``.
@@ -60,6 +62,7 @@ class QEnsemble(TensorDictModuleBase):
         two_hot: SymlogTwoHot = SymlogTwoHot(),
         *,
         dropout: float = 0.01,
+        embedding_dim: int = 0,
         latent_key: NestedKey = "latent",
         action_key: NestedKey = "action",
         value_key: NestedKey = "state_action_value",
@@ -76,7 +79,7 @@ class QEnsemble(TensorDictModuleBase):
         self.dropout = dropout
         self.in_keys = [latent_key, action_key]
         self.out_keys = [value_key]
-        widths = (latent_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
+        widths = (latent_dim + embedding_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
         self.params = TensorDictParams(
             TensorDict(
                 {
@@ -111,6 +114,7 @@ class QEnsemble(TensorDictModuleBase):
         self,
         latent: Tensor,
         action: Tensor,
+        context: Context = Context(),
         *,
         params: TensorDictBase | None = None,
         pair: Tensor | None = None,
@@ -121,6 +125,7 @@ class QEnsemble(TensorDictModuleBase):
         Args:
             latent: ``[..., L]``.
             action: ``[..., A]``.
+            context: whose leading dimensions broadcast to those of ``latent``.
             params: weights to use in place of the module's own, as
                 ``TensorDict.from_module(q_ensemble)`` lays them out.
             pair: int64 indices of the Q-functions to evaluate, all of them by default.
@@ -132,7 +137,8 @@ class QEnsemble(TensorDictModuleBase):
         weights = dict((self.params if params is None else params["params"]).items(True, True))
         if pair is not None:
             weights = {key: weight[pair] for key, weight in weights.items()}
-        features = torch.cat([latent, action], -1)
+        embedding = [e.expand(*latent.shape[:-1], e.shape[-1]) for e in context.inputs]
+        features = torch.cat([latent, *embedding, action], -1)
         # [n, fan_in] -> [Q, n, fan_out], the same input for every Q-function
         x = _linear(weights, "0", features.view(-1, features.shape[-1]))
         x = _norm_mish(weights, "0", F.dropout(x, self.dropout, dropout, inplace=True))
@@ -140,13 +146,16 @@ class QEnsemble(TensorDictModuleBase):
         x = _linear(weights, "2", x)
         return x.view(len(x), *features.shape[:-1], -1)
 
-    def value(self, latent: Tensor, action: Tensor, **kwargs) -> Tensor:
+    def value(
+        self, latent: Tensor, action: Tensor, context: Context = Context(), **kwargs
+    ) -> Tensor:
         """Decoded values ``[Q or len(pair), ..., 1]``; arguments as for :meth:`logits`."""
-        return self.two_hot.decode(self.logits(latent, action, **kwargs))
+        return self.two_hot.decode(self.logits(latent, action, context, **kwargs))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the decoded values of all Q-functions, ``[..., Q]``."""
-        value = self.value(*(tensordict.get(key) for key in self.in_keys), dropout=self.training)
+        latent, action = (tensordict.get(key) for key in self.in_keys)
+        value = self.value(latent, action, Context.read(tensordict), dropout=self.training)
         return tensordict.set(self.out_keys[0], value.squeeze(-1).movedim(0, -1))
 
 

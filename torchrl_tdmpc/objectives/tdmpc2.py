@@ -10,7 +10,13 @@ from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import dispatch
 from torch import Tensor
 
-from torchrl_tdmpc.modules import PolicyPrior, QEnsemble, RunningPercentileScale, TDMPC2WorldModel
+from torchrl_tdmpc.modules import (
+    Context,
+    PolicyPrior,
+    QEnsemble,
+    RunningPercentileScale,
+    TDMPC2WorldModel,
+)
 from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
 
 __all__ = ["TDMPC2Loss"]
@@ -28,13 +34,21 @@ class TDMPC2Loss(FunctionalLoss):
     prefix. Sums over the horizon are weighted by ``rho ** t`` and divided by its length, the
     termination term excepted, as published.
 
+    In training mode the Q-functions that are updated or maximised have dropout; in ``eval()`` they
+    have none. Targets never do.
+
+    With a world model of several tasks, the batch holds ``task`` ``[B, H]``, the same throughout a
+    slice. Its context is looked up once for each call (or given as an argument), and the rollout
+    carries it on, as ``context``, with ``task`` beside it.
+
     Args:
         world_model: encoder, dynamics, reward and, for tasks that terminate, termination.
         policy_prior: the policy.
         q_ensemble: the Q-functions; their targets are created here.
 
     Keyword Args:
-        discount: discount factor of the TD target, gamma, in (0, 1).
+        discount: discount factor of the TD target, gamma, in (0, 1); None for a world model of
+            several tasks, each of which has its own.
         rho: decay of the weight of later steps of the rollout.
         consistency_coef: weight of the latent consistency loss.
         reward_coef: weight of the reward loss.
@@ -46,7 +60,8 @@ class TDMPC2Loss(FunctionalLoss):
             (``[B, H + 1]`` for the policy), whose mean is the loss.
 
     Raises:
-        ValueError: a discount outside (0, 1), a negative coefficient, or an unknown reduction.
+        ValueError: a discount outside (0, 1), one beside the tasks' own, a negative coefficient, or
+            an unknown reduction.
 
     Examples:
         >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
@@ -74,16 +89,19 @@ class TDMPC2Loss(FunctionalLoss):
 
         ``observation``, ``action``, ``reward`` and ``terminated`` are read from the batch (the last
         two, and the observation that follows, under ``"next"``). ``latent``, ``target_latent`` and
-        ``state_value`` are written into the rollout (the last two under ``"next"``).
+        ``state_value`` are written into the rollout (the last two under ``"next"``). With several
+        tasks, ``task`` is read from the batch, and written into the rollout with ``context``.
         """
 
         observation: NestedKey = "observation"
         action: NestedKey = "action"
         reward: NestedKey = "reward"
         terminated: NestedKey = "terminated"
+        task: NestedKey = "task"
         latent: NestedKey = "latent"
         target_latent: NestedKey = "target_latent"
         state_value: NestedKey = "state_value"
+        context: NestedKey = "context"
 
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
@@ -104,7 +122,7 @@ class TDMPC2Loss(FunctionalLoss):
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float,
+        discount: float | None,
         rho: float = 0.5,
         consistency_coef: float = 20.0,
         reward_coef: float = 0.1,
@@ -114,8 +132,7 @@ class TDMPC2Loss(FunctionalLoss):
         value_scale_tau: float = 0.01,
         reduction: str = "mean",
     ):
-        if not 0 < discount < 1:
-            raise ValueError(f"loss.discount is {discount}; it must lie strictly between 0 and 1.")
+        world_model.refuse_discount("loss.discount", discount)
         coefficients = {
             "rho": rho,
             "consistency_coef": consistency_coef,
@@ -160,7 +177,11 @@ class TDMPC2Loss(FunctionalLoss):
             next_key(keys.observation),
             next_key(keys.reward),
             next_key(keys.terminated),
+            *self._task_keys(),
         ]
+
+    def _task_keys(self) -> list[NestedKey]:
+        return [] if self.world_model.task_context is None else [self.tensor_keys.task]
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -168,17 +189,28 @@ class TDMPC2Loss(FunctionalLoss):
 
         The gradients of the model's and the policy's losses are disjoint, so their sum can be
         differentiated. The published order differs in one point: there the policy loss sees the
-        Q-functions after the model's step, here before it.
+        Q-functions after the model's step, here before it. (A task embedding alone gets gradients
+        of both.)
 
         Args:
             tensordict: a batch ``[B, H]``.
 
         Returns:
-            The entries of ``out_keys``.
+            The entries of ``out_keys``, and every further ``loss_*`` of a subclass.
         """
         losses = self.model_loss(tensordict)
         losses.update(self.actor_loss(losses.pop("rollout")))
-        return losses.select(*self.out_keys)
+        further = (key for key in losses.keys() if key.startswith("loss_"))  # noqa: SIM118
+        return losses.select(*self.out_keys, *further)
+
+    def context(self, tensordict: TensorDictBase) -> Context:
+        """Look up the context ``[B]`` of the slices of a batch or rollout ``[B, H]``.
+
+        A look-up changes the embedding's table (see :class:`~torchrl_tdmpc.TaskContext`), so it
+        belongs before compiled code.
+        """
+        first = tensordict.select(*self._task_keys())[:, 0]
+        return self.world_model.context(first, self.tensor_keys.task)
 
     def model_loss(
         self,
@@ -186,6 +218,7 @@ class TDMPC2Loss(FunctionalLoss):
         *,
         policy_eps: Tensor | None = None,
         q_pair: Tensor | None = None,
+        context: Context | None = None,
     ) -> TensorDict:
         """Loss of world model and Q-functions.
 
@@ -193,6 +226,7 @@ class TDMPC2Loss(FunctionalLoss):
             batch: consecutive transitions ``[B, H]``; it is not changed.
             policy_eps: noise of the policy's action in the TD target, ``[B, H, A]``.
             q_pair: the two target Q-functions in the TD target, int64 ``[2]``.
+            context: of each slice, ``[B]``; looked up here when None.
 
         Returns:
             ``loss_consistency``, ``loss_reward``, ``loss_value`` and ``loss_termination`` (if the
@@ -203,21 +237,24 @@ class TDMPC2Loss(FunctionalLoss):
         action = batch[keys.action]
         reward = batch[next_key(keys.reward)]
         terminated = batch[next_key(keys.terminated)].to(reward.dtype)
+        of_slice = self.context(batch) if context is None else context
+        context = of_slice.unsqueeze(1)  # the same at every step
 
         # Targets: encode(s_1 .. s_H), and r + gamma (1 - terminated) V(s')
         with torch.no_grad():
-            target_latent = self.world_model.encode(batch[next_key(keys.observation)])
-            state_value = self._bootstrap(target_latent, policy_eps, q_pair)
-            td_target = reward + self.discount * (1 - terminated) * state_value
+            target_latent = self.world_model.encode(batch[next_key(keys.observation)], context)
+            state_value = self._bootstrap(target_latent, policy_eps, q_pair, context)
+            discount = context.discount_or(self.discount)
+            td_target = reward + discount * (1 - terminated) * state_value
 
         # Rollout: z_0 = h(s_0), z_{t+1} = d(z_t, a_t)
-        latents = self.world_model.unroll(batch[keys.observation][:, 0], action)
+        latents = self.world_model.unroll(batch[keys.observation][:, 0], action, of_slice)
         latent, next_latent = latents[:, :-1], latents[:, 1:]
 
         # Predictions
-        reward_logits = self.world_model.reward_logits(latent, action)
+        reward_logits = self.world_model.reward_logits(latent, action, context)
         q_logits = self.q_ensemble.logits(
-            latent, action, params=self.q_ensemble_params, dropout=True
+            latent, action, context, params=self.q_ensemble_params, dropout=self.training
         )
 
         # Losses at every step of the rollout, [B, H]
@@ -229,7 +266,9 @@ class TDMPC2Loss(FunctionalLoss):
         terms = {name: term * rho_weights(self.rho, term) for name, term in terms.items()}
         if self.world_model.episodic:
             terms["termination"] = F.binary_cross_entropy_with_logits(
-                self.world_model.termination_logit(next_latent), terminated, reduction="none"
+                self.world_model.termination_logit(next_latent, context),
+                terminated,
+                reduction="none",
             ).squeeze(-1)
 
         losses = TensorDict()
@@ -246,9 +285,10 @@ class TDMPC2Loss(FunctionalLoss):
                 next_key(keys.state_value): state_value,
                 next_key(keys.reward): reward,
                 next_key(keys.terminated): batch[next_key(keys.terminated)],
+                **context.entries(keys.context, action.shape[:2]),
             },
             batch_size=action.shape[:2],
-        ).update(batch.select(*self._loss_mask_keys(), strict=False))
+        ).update(batch.select(*self._task_keys(), *self._loss_mask_keys(), strict=False))
         return losses
 
     def actor_loss(
@@ -257,6 +297,7 @@ class TDMPC2Loss(FunctionalLoss):
         *,
         policy_eps: Tensor | None = None,
         q_pair: Tensor | None = None,
+        context: Context | None = None,
     ) -> TensorDict:
         """Loss of the policy prior: maximum-entropy policy gradient through the Q-functions.
 
@@ -266,6 +307,8 @@ class TDMPC2Loss(FunctionalLoss):
             rollout: the latent rollout ``[B, H]``; its latents are detached here.
             policy_eps: noise of the policy's action, ``[B, H + 1, A]``.
             q_pair: the two Q-functions whose mean is maximised, int64 ``[2]``.
+            context: of each slice, ``[B]``; looked up here, by the rollout's ``task``, when None:
+                the model's step may have moved the embedding since the rollout was made.
 
         Returns:
             ``loss_actor``, its value again as ``actor``, ``entropy``, ``scaled_entropy`` and
@@ -273,15 +316,17 @@ class TDMPC2Loss(FunctionalLoss):
         """
         key = self.tensor_keys.latent
         latent = torch.cat([rollout[key], rollout[next_key(key)][:, -1:]], 1).detach()
-        policy = self.policy_prior.sample(latent, policy_eps)
+        context = (self.context(rollout) if context is None else context).unsqueeze(1)
+        policy = self.policy_prior.sample(latent, policy_eps, context)
 
         # Q(z, pi(z)): gradients flow through the action, not into the Q-functions
         value = self.q_ensemble.value(
             latent,
             policy.action,
+            context,
             params=self.q_ensemble_params.data,
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
-            dropout=True,
+            dropout=self.training,
         ).mean(0)
         if self.training:
             self.value_scale.update(value[:, 0])
@@ -301,12 +346,17 @@ class TDMPC2Loss(FunctionalLoss):
         )
 
     def _bootstrap(
-        self, latent: Tensor, policy_eps: Tensor | None, q_pair: Tensor | None
+        self,
+        latent: Tensor,
+        policy_eps: Tensor | None,
+        q_pair: Tensor | None,
+        context: Context,
     ) -> Tensor:
         """V(s') ``[..., 1]``: the smaller of two target Q-functions at the policy's action."""
         return self.q_ensemble.value(
             latent,
-            self.policy_prior.act(latent, policy_eps),
+            self.policy_prior.act(latent, policy_eps, context),
+            context,
             params=self.target_q_ensemble_params,
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
         ).amin(0)

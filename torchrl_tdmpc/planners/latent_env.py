@@ -7,7 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
-from torchrl_tdmpc.modules import TDMPC2WorldModel
+from torchrl_tdmpc.modules import Context, TDMPC2WorldModel
 
 __all__ = ["LatentEnv"]
 
@@ -16,6 +16,7 @@ class LatentEnv(ModelBasedEnvBase):
     """Environment whose observation is the latent and whose physics is the world model.
 
     It accepts any batch size. A reset needs the latent to start from, or the observation to encode.
+    With a world model of several tasks it also needs the task, and the state carries its context.
 
     Args:
         world_model: the model; it is used, not registered, so that its weights appear once in the
@@ -36,26 +37,32 @@ class LatentEnv(ModelBasedEnvBase):
         super().__init__(world_model, device=parameter.device)
         del self._modules["world_model"]
         self.__dict__["world_model"] = world_model
-        observation_key, action_key = world_model.in_keys
+        observation_key, action_key = world_model.in_keys[:2]
         self.observation_key, self.latent_key = observation_key, world_model.out_keys[0]
         leaf = {"device": parameter.device, "dtype": parameter.dtype}
         latent_spec = Unbounded((world_model.latent_dim,), **leaf)
         self.observation_spec = Composite({self.latent_key: latent_spec})
-        self.state_spec = Composite({self.latent_key: latent_spec.clone()})
+        if (tasks := world_model.task_context) is not None:
+            sizes = {"embedding": tasks.embedding_dim, "action_mask": action_dim, "discount": 1}
+            context = {name: Unbounded((size,), **leaf) for name, size in sizes.items()}
+            self.observation_spec["context"] = Composite(context)
+        self.state_spec = self.observation_spec.clone()
         self.action_spec = Composite({action_key: Bounded(-1, 1, (action_dim,), **leaf)})
         self.reward_spec = Unbounded((1,), **leaf)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         latent, action = tensordict.get(self.latent_key), tensordict.get(self.action_key)
-        next_latent = self.world_model.next(latent, action)
-        reward = self.world_model.reward(latent, action)
+        context = Context.read(tensordict)
+        next_latent = self.world_model.next(latent, action, context)
+        reward = self.world_model.reward(latent, action, context)
         if self.world_model.episodic:
-            terminated = self.world_model.termination(next_latent) > 0.5
+            terminated = self.world_model.termination(next_latent, context) > 0.5
         else:
             terminated = torch.zeros_like(reward, dtype=torch.bool)
         return TensorDict(
             {
                 self.latent_key: next_latent,
+                **context.entries("context", tensordict.batch_size),
                 "reward": reward,
                 "terminated": terminated,
                 "done": terminated.clone(),
@@ -67,14 +74,17 @@ class LatentEnv(ModelBasedEnvBase):
     def _reset(self, tensordict: TensorDictBase | None, **kwargs) -> TensorDictBase:
         keys = () if tensordict is None else tensordict.keys(True, True)
         if self.latent_key in keys:
-            latent = tensordict.get(self.latent_key)
+            context, latent = self.world_model.context(tensordict), tensordict.get(self.latent_key)
         elif self.observation_key in keys:
-            latent = self.world_model.encode(tensordict.get(self.observation_key))
+            context = self.world_model.context(tensordict)
+            latent = self.world_model.encode(tensordict.get(self.observation_key), context)
         else:
             raise KeyError(
                 f"a reset of LatentEnv needs {self.latent_key!r} or {self.observation_key!r} in "
                 "its tensordict: imagination starts from a state."
             )
         return TensorDict(
-            {self.latent_key: latent}, batch_size=tensordict.batch_size, device=self.device
+            {self.latent_key: latent, **context.entries("context", tensordict.batch_size)},
+            batch_size=tensordict.batch_size,
+            device=self.device,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
@@ -12,10 +12,11 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MPCPlannerBase
 
-from torchrl_tdmpc.modules import Execution, PolicyPrior, QEnsemble
+from torchrl_tdmpc.modules import Context, Execution, PolicyPrior, QEnsemble
 from torchrl_tdmpc.planners.latent_env import LatentEnv
+from torchrl_tdmpc.planners.plan import Elites, Plan, PlanDraws
 
-__all__ = ["Plan", "PlanDraws", "TDMPC2Planner", "default_iterations"]
+__all__ = ["TDMPC2Planner", "default_iterations"]
 
 CPU_ENVS = 4  # planned for together on a CPU: the activations of more leave its caches
 
@@ -23,50 +24,6 @@ CPU_ENVS = 4  # planned for together on a CPU: the activations of more leave its
 def default_iterations(action_dim: int) -> int:
     """The published number of refinements of a plan: 6, or 8 from 20 action dimensions on."""
     return 6 if action_dim < 20 else 8
-
-
-class PlanDraws(NamedTuple):
-    """Every random number of one planning call.
-
-    E environments, H horizon, A action, N samples, P policy trajectories, I iterations, K elites.
-    Only ``q_pair`` is shared by the environments.
-    """
-
-    policy_trajectories: Tensor  #: [E, H, P, A], standard normal
-    samples: Tensor  #: [I, E, H, N - P, A], standard normal
-    terminal_policy: Tensor  #: [I, E, N, A], standard normal
-    q_pair: Tensor  #: [I, 2], the two Q-functions that value an iteration's trajectories
-    elite: Tensor  #: [E, K], exponential with rate 1: picks the elite that is followed
-    action: Tensor  #: [E, A], standard normal: exploration
-
-    def of(self, envs: slice) -> PlanDraws:
-        """The draws of some of the environments."""
-        return PlanDraws(
-            policy_trajectories=self.policy_trajectories[envs],
-            samples=self.samples[:, envs],
-            terminal_policy=self.terminal_policy[:, envs],
-            q_pair=self.q_pair,
-            elite=self.elite[envs],
-            action=self.action[envs],
-        )
-
-
-class Plan(NamedTuple):
-    """What one planning call found."""
-
-    action: Tensor  #: [E, A]
-    mean: Tensor  #: [E, H, A], the action distribution's mean, which warm-starts the next call
-    std: Tensor  #: [E, H, A]
-    elite_value: Tensor  #: [E, K], values of the last iteration's elites, best first
-    nan_values: Tensor  #: [E], how many trajectory values were NaN and counted as 0
-
-
-class Elites(NamedTuple):
-    """The best trajectories of one iteration, best first."""
-
-    value: Tensor  #: [E, K]
-    score: Tensor  #: [E, K], softmax of temperature times value
-    first_action: Tensor  #: [E, K, A]
 
 
 class TDMPC2Planner(MPCPlannerBase):
@@ -82,13 +39,17 @@ class TDMPC2Planner(MPCPlannerBase):
     Under ``ExplorationType.RANDOM`` the action is perturbed by the plan's standard deviation;
     otherwise it is the elite's own.
 
+    With a world model of several tasks it also reads the index of each environment's task; the
+    environments of one call may have different tasks.
+
     Args:
         env: the latent environment; its world model imagines.
         policy_prior: proposes trajectories, and acts after the horizon.
         q_ensemble: values what comes after the horizon.
 
     Keyword Args:
-        discount: discount factor, gamma, in (0, 1).
+        discount: discount factor, gamma, in (0, 1); None for a world model of several tasks, each
+            of which has its own.
         horizon: number of agent steps planned ahead, H.
         iterations: number of refinements of the action distribution; ``"auto"`` is 6, or 8 from 20
             action dimensions on.
@@ -126,7 +87,7 @@ class TDMPC2Planner(MPCPlannerBase):
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float,
+        discount: float | None,
         horizon: int = 3,
         iterations: int | Literal["auto"] = "auto",
         num_samples: int = 512,
@@ -160,10 +121,11 @@ class TDMPC2Planner(MPCPlannerBase):
         self.mpc = mpc
         self.execution = execution
         device = next(q_ensemble.parameters()).device
-        self._policy_trajectories = execution.prepare(TDMPC2Planner.policy_trajectories, device)
-        self._refine = execution.prepare(TDMPC2Planner.refine, device)
+        self._policy_trajectories = execution.prepare(type(self).policy_trajectories, device)
+        self._refine = execution.prepare(type(self).refine, device)
         self._refuse_bad_arguments()
-        self.in_keys = [env.observation_key, previous_mean_key]
+        task_keys = self.world_model.in_keys[2:]
+        self.in_keys = [env.observation_key, previous_mean_key, *task_keys]
         self.out_keys = [
             env.action_key,
             unravel_key(("next", previous_mean_key)),
@@ -171,6 +133,7 @@ class TDMPC2Planner(MPCPlannerBase):
         ]
 
     def _refuse_bad_arguments(self) -> None:
+        self.world_model.refuse_discount("planner.discount", self.discount)
         limits = {
             "horizon": (self.horizon >= 1, "at least 1"),
             "iterations": (
@@ -187,7 +150,6 @@ class TDMPC2Planner(MPCPlannerBase):
             ),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
             "temperature": (self.temperature > 0, "positive"),
-            "discount": (0 < self.discount < 1, "strictly between 0 and 1"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
@@ -223,22 +185,26 @@ class TDMPC2Planner(MPCPlannerBase):
     @torch.no_grad()
     def _act(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
         """Action ``[*envs, A]``, mean ``[*envs, H, A]`` and NaN count ``[*envs]``."""
-        observation_key, mean_key = self.in_keys
+        observation_key, mean_key = self.in_keys[:2]
         if tensordict.get(mean_key, None) is None:
             raise KeyError(
                 f"the planner's warm start {mean_key!r} is missing: append "
                 "planner.make_tensordict_primer() to the environment, or build the collector with "
                 "auto_register_policy_transforms=True."
             )
-        envs = tensordict.select(observation_key, mean_key).reshape(-1)
+        envs = tensordict.select(*self.in_keys).reshape(-1)
         observation, mean = envs.get(observation_key), envs.get(mean_key)
         explore = exploration_type() == ExplorationType.RANDOM
-        latent = self.world_model.encode(observation)
+        context = self.world_model.context(envs)
+        latent = self.world_model.encode(observation, context)
         if self.mpc:
-            plan = self.plan(latent, mean, explore=explore)
+            plan = self.plan(latent, mean, explore=explore, context=context)
             action, mean, nan_values = plan.action, plan.mean, plan.nan_values
         else:
-            action = self.policy_prior.act(latent) if explore else self.policy_prior.mode(latent)
+            if explore:
+                action = self.policy_prior.act(latent, context=context)
+            else:
+                action = self.policy_prior.mode(latent, context)
             nan_values = torch.zeros(len(latent), dtype=torch.long, device=latent.device)
         return tuple(
             x.reshape(tensordict.batch_size + x.shape[1:]) for x in (action, mean, nan_values)
@@ -269,6 +235,7 @@ class TDMPC2Planner(MPCPlannerBase):
         draws: PlanDraws | None = None,
         *,
         explore: bool = True,
+        context: Context = Context(),
     ) -> Plan:
         """Plan for E environments together.
 
@@ -278,17 +245,24 @@ class TDMPC2Planner(MPCPlannerBase):
                 first step of an episode.
             draws: the random numbers; drawn here when None.
             explore: whether the action is perturbed.
+            context: of each environment, ``[E]``.
         """
         draws = self.draw(latent) if draws is None else draws
         if latent.device.type == "cpu" and len(latent) > CPU_ENVS:
             groups = (slice(i, i + CPU_ENVS) for i in range(0, len(latent), CPU_ENVS))
             plans = (
-                self.plan(latent[envs], previous_mean[envs], draws.of(envs), explore=explore)
+                self.plan(
+                    latent[envs],
+                    previous_mean[envs],
+                    draws.of(envs),
+                    explore=explore,
+                    context=context.of(envs),
+                )
                 for envs in groups
             )
             return Plan(*map(torch.cat, zip(*plans)))
-        z = latent.unsqueeze(1)
-        policy_actions = self._policy_trajectories(self, z, draws.policy_trajectories)
+        z, context = latent.unsqueeze(1), context.unsqueeze(1)
+        policy_actions = self._policy_trajectories(self, z, draws.policy_trajectories, context)
 
         # Warm start: the previous mean one step later, and no knowledge of the last step
         mean = torch.cat([previous_mean[:, 1:], torch.zeros_like(previous_mean[:, :1])], 1)
@@ -304,6 +278,7 @@ class TDMPC2Planner(MPCPlannerBase):
                 draws.samples[i],
                 draws.terminal_policy[i],
                 draws.q_pair[i],
+                context,
             )
             nan_values = nan_values + nans
 
@@ -323,6 +298,7 @@ class TDMPC2Planner(MPCPlannerBase):
         sample_eps: Tensor,
         terminal_eps: Tensor,
         q_pair: Tensor,
+        context: Context = Context(),
     ) -> tuple[Tensor, Tensor, Elites, Tensor]:
         """Refit the action distribution to the best of its samples and the policy's trajectories.
 
@@ -334,6 +310,7 @@ class TDMPC2Planner(MPCPlannerBase):
             sample_eps: noise of the samples, ``[E, H, N - P, A]``.
             terminal_eps: noise of the policy at the horizon, ``[E, N, A]``.
             q_pair: int64 indices of two Q-functions.
+            context: of each environment, ``[E, 1]``.
 
         Returns:
             The new mean and standard deviation, the elites, and how many values were NaN ``[E]``.
@@ -341,7 +318,8 @@ class TDMPC2Planner(MPCPlannerBase):
         # Candidates: a_t ~ N(mean_t, std_t), beside the policy's own trajectories
         samples = mean.unsqueeze(2) + std.unsqueeze(2) * sample_eps
         actions = torch.cat([policy_actions, samples.clamp(-1, 1)], 2)
-        value = self.trajectory_value(latent, actions, terminal_eps, q_pair).squeeze(-1)
+        actions = context.unsqueeze(1).mask(actions)
+        value = self.trajectory_value(latent, actions, terminal_eps, q_pair, context).squeeze(-1)
         nan_values = value.isnan().sum(1)
 
         # Elites, weighted by softmax(temperature * value), refit mean and std
@@ -353,24 +331,33 @@ class TDMPC2Planner(MPCPlannerBase):
         mean = (weight * elite_actions).sum(2)
         variance = (weight * (elite_actions - mean.unsqueeze(2)).square()).sum(2)
         std = variance.sqrt().clamp(self.min_std, self.max_std)
+        mean, std = context.mask(mean), context.mask(std)
         return mean, std, Elites(elite_value, score, elite_actions[:, 0]), nan_values
 
-    def policy_trajectories(self, latent: Tensor, eps: Tensor) -> Tensor:
+    def policy_trajectories(
+        self, latent: Tensor, eps: Tensor, context: Context = Context()
+    ) -> Tensor:
         """Actions ``[E, H, P, A]`` of the policy prior, imagined from ``latent`` ``[E, 1, L]``.
 
         Args:
             latent: where the trajectories start.
             eps: noise of the policy, ``[E, H, P, A]``.
+            context: of each environment, ``[E, 1]``.
         """
         actions = []
         for t, noise in enumerate(eps.unbind(1)):
             if t > 0:
-                latent = self.world_model.next(latent, actions[-1])
-            actions.append(self.policy_prior.act(latent, noise))
+                latent = self.world_model.next(latent, actions[-1], context)
+            actions.append(self.policy_prior.act(latent, noise, context))
         return torch.stack(actions, 1)
 
     def trajectory_value(
-        self, latent: Tensor, actions: Tensor, terminal_eps: Tensor, q_pair: Tensor
+        self,
+        latent: Tensor,
+        actions: Tensor,
+        terminal_eps: Tensor,
+        q_pair: Tensor,
+        context: Context = Context(),
     ) -> Tensor:
         """Imagined return of action sequences (equation 5, arXiv 2310.16828).
 
@@ -382,27 +369,28 @@ class TDMPC2Planner(MPCPlannerBase):
             actions: ``[E, H, N, A]``.
             terminal_eps: noise of the policy at the horizon, ``[E, N, A]``.
             q_pair: int64 indices of two Q-functions.
+            context: of each environment, ``[E, 1]``.
 
         Returns:
             ``[E, N, 1]``.
         """
         first, *later = actions.unbind(1)
-        latents = [self.world_model.next(latent, first)]  # z_1 .. z_H
+        latents = [self.world_model.next(latent, first, context)]  # z_1 .. z_H
         for a in later:
-            latents.append(self.world_model.next(latents[-1], a))
+            latents.append(self.world_model.next(latents[-1], a, context))
 
         # r_0 from the latent that all trajectories share, the other rewards in one call
-        rewards = [self.world_model.reward(latent, first)]
+        rewards = [self.world_model.reward(latent, first, context)]
         if later:
             z = torch.stack(latents[:-1], 1)
-            rewards += self.world_model.reward(z, actions[:, 1:]).unbind(1)
+            rewards += self.world_model.reward(z, actions[:, 1:], context.unsqueeze(1)).unbind(1)
 
         value, discount, alive = 0.0, 1.0, 1.0
         for reward, z in zip(rewards, latents, strict=True):
             value = value + discount * alive * reward
-            discount = discount * self.discount
+            discount = discount * context.discount_or(self.discount)
             if self.world_model.episodic:
-                alive = alive * (self.world_model.termination(z) <= 0.5)
-        terminal_action = self.policy_prior.act(z, terminal_eps)
-        terminal_value = self.q_ensemble.value(z, terminal_action, pair=q_pair).mean(0)
+                alive = alive * (self.world_model.termination(z, context) <= 0.5)
+        terminal_action = self.policy_prior.act(z, terminal_eps, context)
+        terminal_value = self.q_ensemble.value(z, terminal_action, context, pair=q_pair).mean(0)
         return value + discount * alive * terminal_value

@@ -10,7 +10,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
-from torchrl_tdmpc.modules import Execution
+from torchrl_tdmpc.modules import Context, Execution
 from torchrl_tdmpc.objectives import TDMPC2Loss
 
 __all__ = ["TDMPC2Update", "count_parameters"]
@@ -18,6 +18,11 @@ __all__ = ["TDMPC2Update", "count_parameters"]
 
 class TDMPC2Update:
     """The published update of world model, Q-functions, policy prior and targets.
+
+    With a world model of several tasks, the policy loss reaches the task embedding, which the
+    model's optimiser owns. As published, this gradient is not dropped: it is added to the model's
+    in the next update, and counts in its norm. Between updates it is part of the state of
+    ``model_optimizer``.
 
     Args:
         loss: the objective, and through it the networks. Targets keep the weights they have.
@@ -39,6 +44,7 @@ class TDMPC2Update:
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
         actor_optimizer: Adam over the policy prior, with its own epsilon.
+        shared: parameters of the model that the policy loss reaches too: a task embedding.
         metric_names: the keys of what a call returns.
 
     Examples:
@@ -101,13 +107,18 @@ class TDMPC2Update:
             own = [p for p in one.parameters() if p.requires_grad and id(p) not in taken]
             if own:  # an auxiliary loss may do without parameters of its own
                 groups.append({"params": own})
+        self.shared = [
+            p
+            for n, p in loss.world_model.named_parameters()
+            if n.startswith("task_context.") and p.requires_grad
+        ]
         self.model_optimizer = torch.optim.Adam(groups, lr=lr, eps=1e-8, fused=True)
         self.actor_optimizer = torch.optim.Adam(
             loss.policy_prior.parameters(), lr=lr, eps=1e-5, fused=True
         )
         device = next(loss.q_ensemble.parameters()).device
         self._model_losses = execution.prepare(_model_losses, device)
-        self._actor_loss = execution.prepare(TDMPC2Loss.actor_loss, device)
+        self._actor_loss = execution.prepare(type(loss).actor_loss, device)
         with_targets = [
             one
             for one in (loss, *self.auxiliary)
@@ -153,26 +164,32 @@ class TDMPC2Update:
             actor_draws: the random draws of :meth:`TDMPC2Loss.actor_loss`; drawn there when None.
 
         Returns:
-            Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
-            and value scale; and ``skipped_updates``, 1 if a loss or a gradient was not finite. If
-            it was the model's, nothing was changed and the policy's metrics are NaN; if it was the
-            policy's, only the policy's step was left out.
+            Detached scalars: every loss and raw value, further ``loss_*`` of a subclass too, the
+            gradient norms before clipping, entropy and value scale; and ``skipped_updates``, 1 if a
+            loss or a gradient was not finite. If it was the model's, nothing was changed and the
+            policy's metrics are NaN; if it was the policy's, only the policy's step was left out.
         """
         for optimizer in (self.model_optimizer, self.actor_optimizer):
             optimizer.zero_grad()  # frees the gradients before memory is needed for activations
+        self._restore_gradients()
 
         # World model and Q-functions, and auxiliary losses on the same rollout
-        metrics = self._model_losses(self.loss, self.auxiliary, batch, **model_draws or {})
+        context = self.loss.context(batch)
+        metrics = self._model_losses(self.loss, self.auxiliary, batch, context, **model_draws or {})
         rollout = metrics.pop("rollout")
         metrics["grad_norm_model"], is_finite = self._backward(self.model_optimizer, metrics)
         if is_finite:
             self.model_optimizer.step()
+            for parameter in self.shared:
+                parameter.grad = None
 
-            # Policy prior, on the same latents, with the Q-functions as they are now
-            actor = self._actor_loss(self.loss, rollout, **actor_draws or {})
+            # Policy prior, on the same latents, with Q-functions and context as they are now
+            context = self.loss.context(rollout)
+            actor = self._actor_loss(self.loss, rollout, context=context, **actor_draws or {})
             actor["grad_norm_actor"], is_finite = self._backward(self.actor_optimizer, actor)
             if is_finite:
                 self.actor_optimizer.step()
+            self._keep_gradients(is_finite)
             metrics.update(actor)
 
             # Target Q-functions, targets of auxiliary losses: target <- lerp(target, online, tau)
@@ -181,7 +198,21 @@ class TDMPC2Update:
 
         metrics["skipped_updates"] = torch.tensor(float(not is_finite))
         unknown = torch.tensor(float("nan"))
-        return TensorDict({name: metrics.get(name, unknown) for name in self.metric_names}).detach()
+        further = [name for name in metrics.keys() if name.startswith("loss_")]  # noqa: SIM118
+        names = dict.fromkeys([*self.metric_names, *further])
+        return TensorDict({name: metrics.get(name, unknown) for name in names}).detach()
+
+    def _restore_gradients(self) -> None:
+        """Begin with what the last policy loss left on parameters of the model."""
+        for parameter in self.shared:
+            left = self.model_optimizer.state[parameter].get("left_by_policy")
+            parameter.grad = None if left is None else left.clone()
+
+    def _keep_gradients(self, is_finite: bool) -> None:
+        """Remember what this policy loss left; nothing, if its step was left out."""
+        for parameter in self.shared:
+            left = parameter.grad if is_finite else torch.zeros_like(parameter)
+            self.model_optimizer.state[parameter]["left_by_policy"] = left.clone()
 
     def _backward(
         self, optimizer: torch.optim.Optimizer, losses: TensorDict
@@ -195,17 +226,21 @@ class TDMPC2Update:
         total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
-        return grad_norm, bool(total.isfinite() & grad_norm.isfinite())
+        is_finite = total.isfinite() & grad_norm.isfinite()
+        for parameter in self.shared:  # the policy's optimiser does not own them
+            is_finite = is_finite & parameter.grad.isfinite().all()
+        return grad_norm, bool(is_finite)
 
 
 def _model_losses(
     loss: TDMPC2Loss,
     auxiliary: Sequence[LossModule],
     batch: TensorDictBase,
+    context: Context,
     **draws: Any,
 ) -> TensorDict:
     """Every loss of world model, Q-functions and auxiliary parts, and the rollout."""
-    losses = loss.model_loss(batch, **draws)
+    losses = loss.model_loss(batch, context=context, **draws)
     for one in auxiliary:
         losses.update(one(losses["rollout"]))
     return losses
@@ -219,6 +254,7 @@ def count_parameters(update: TDMPC2Update) -> dict[str, int]:
         "dynamics": world_model.dynamics,
         "reward": world_model.reward_head,
         "termination": world_model.termination_head,
+        "task embedding": world_model.task_context,
         "policy prior": update.loss.policy_prior,
         "Q ensemble": update.loss.q_ensemble,
         **dict(zip(update.auxiliary_names, update.auxiliary)),
