@@ -20,21 +20,32 @@ from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, load_task, make_env
 from torchrl_tdmpc.trainers import UpdateStepper, build_networks, discount_heuristic
 
-MODEL = {"enc_dim": 64, "mlp_dim": 128, "latent_dim": 64}  # small: minutes on a CPU
+# Small, so that a run takes minutes on a CPU
+MODEL = {"enc_dim": 64, "mlp_dim": 128, "latent_dim": 64}
+PLANNER = {"num_samples": 128, "num_elites": 16, "num_pi_trajs": 8, "iterations": 4}
+
+
+def make_parts(task: Task, *, steps: int) -> tuple[TDMPC2Update, TDMPC2Planner, EpisodeReplay]:
+    """What learns, what acts and what is remembered, of new networks."""
+    discount = discount_heuristic(task.episode_length, task.discount_cap)
+    loss = TDMPC2Loss(*build_networks(task, MODEL), discount=discount, rho=task.rho)
+    env = LatentEnv(loss.world_model, task.action_dim)
+    planner = TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=discount, **PLANNER)
+    replay = EpisodeReplay(capacity=steps, horizon=3, batch_size=128, episodic=task.episodic)
+    return TDMPC2Update(loss), planner, replay
 
 
 def make_trainer(
-    task: Task, *, steps: int, seed_steps: int, seed: int
-) -> tuple[Trainer, TDMPC2Planner]:
-    """A trainer of TorchRL, and the planner that it trains."""
-    torch.manual_seed(seed)
-    networks = build_networks(task, MODEL)
-    discount = discount_heuristic(task.episode_length, task.discount_cap)
-    update = TDMPC2Update(TDMPC2Loss(*networks, discount=discount, rho=task.rho))
-    world_model, policy_prior, q_ensemble = networks
-    planner = TDMPC2Planner(
-        LatentEnv(world_model, task.action_dim), policy_prior, q_ensemble, discount=discount
-    )
+    task: Task,
+    update: TDMPC2Update,
+    planner: TDMPC2Planner,
+    replay: EpisodeReplay,
+    *,
+    steps: int,
+    seed_steps: int,
+    seed: int,
+) -> Trainer:
+    """TorchRL's trainer around these parts."""
     collector = Collector(
         TransformedEnv(make_env(task, seed=seed), Compose(RewardSum(), StepCounter())),
         planner,
@@ -52,7 +63,6 @@ def make_trainer(
         optimization_stepper=UpdateStepper(update),
         progress_bar=False,
     )
-    replay = EpisodeReplay(capacity=steps, horizon=3, batch_size=256, episodic=task.episodic)
 
     def remember(batch: TensorDictBase) -> TensorDictBase:
         replay.extend(batch)
@@ -60,22 +70,22 @@ def make_trainer(
 
     trainer.register_op("batch_process", remember)
     trainer.register_op("process_optim_batch", lambda batch: replay.sample())
-    return trainer, planner
+    return trainer
 
 
 def main() -> None:
     """Train, then evaluate without exploring."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--task", default="Pendulum-v1", help="an id of Gymnasium")
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--seed-steps", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     task = load_task("gym", arguments.task)
-    trainer, planner = make_trainer(
-        task, steps=arguments.steps, seed_steps=arguments.seed_steps, seed=arguments.seed
-    )
-    trainer.train()
+    torch.manual_seed(arguments.seed)
+    update, planner, replay = make_parts(task, steps=arguments.steps)
+    settings = {name: getattr(arguments, name) for name in ("steps", "seed_steps", "seed")}
+    make_trainer(task, update, planner, replay, **settings).train()
     returns, _ = evaluate(planner, task, episodes=10, seed=arguments.seed)
     mean = sum(returns) / len(returns)
     print(

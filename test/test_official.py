@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reference_data import FOLDER
 from tiny import tiny_loss, tiny_networks
 
 from torchrl_tdmpc import SymlogTwoHot, TDMPC2Loss, make_networks
@@ -15,7 +15,7 @@ from torchrl_tdmpc.checkpoints import load_official, official_weights, save_offi
 from torchrl_tdmpc.modules import ModelSize, official_order
 from torchrl_tdmpc.trainers import TDMPC2Update
 
-CHECKPOINTS = FOLDER / "checkpoints"
+CHECKPOINTS = Path(__file__).parent / "reference/checkpoints"
 FORMATS = ("newer_format", "older_format")
 GROUPS = ("_Qs.params", "_detach_Qs_params", "_target_Qs_params")
 EXTRAS = {f"{group}.__{name}" for group in GROUPS for name in ("batch_size", "device")}
