@@ -227,10 +227,10 @@ class EpisodeReplay:
                 "train.seed_steps or a shorter planner.horizon."
             )
         transitions = self._buffer.sample().select(*self._keys, strict=False)
-        if self.sample_device != self.device:
-            if self.sample_device.type == "cuda":
-                transitions = transitions.pin_memory()
-            transitions = transitions.to(self.sample_device, non_blocking=True)
+        if (self.device.type, self.sample_device.type) == ("cpu", "cuda"):
+            transitions = transitions.pin_memory().to(self.sample_device, non_blocking=True)
+        else:
+            transitions = transitions.to(self.sample_device)
         return self._frames.join(transitions.reshape(self.batch_size, -1))
 
     def truncate(self) -> int:
