@@ -127,6 +127,44 @@ def test_transitions_that_were_overwritten_are_refused():
             replay.written(number)
 
 
+def test_a_larger_ring_that_takes_up_an_unwrapped_one_draws_the_same(tmp_path):
+    replay = make(capacity=40)
+    log = ReplayLog(replay, tmp_path)
+    for number in range(4):
+        replay.extend(numbered(6, number))
+        log.append()
+    replay.extend(unfinished(1, 2))
+    longer = restored(log, log.state_dict(), capacity=60)
+    torch.testing.assert_close(longer.written(0), replay.written(0), rtol=0, atol=0)
+    assert longer.num_pending == 2
+    assert (seeded(longer.sample) == seeded(replay.sample)).all()
+
+
+@pytest.mark.parametrize(("before", "after"), [(17, 40), (17, 18), (40, 17), (23, 11)])
+def test_a_ring_of_another_size_takes_up_the_newest(tmp_path, before, after):
+    replay = make(capacity=before)
+    log = ReplayLog(replay, tmp_path)
+    written = []
+    for number in range(8):
+        replay.extend(numbered(6, number))
+        log.append()
+        written += list(replay.written(7 * number).unbind(0))
+    for number in range(8, 11):
+        state = log.state_dict()
+        replay = make(capacity=after)
+        log = ReplayLog(replay, tmp_path)
+        log.load_state_dict(state)
+        held = min(after, before + 7 * (number - 8), 7 * number)
+        assert replay.num_transitions == held and replay.num_written == 7 * number
+        expected = torch.stack(written[-held:])
+        torch.testing.assert_close(replay.written(7 * number - held), expected, rtol=0, atol=0)
+        batch = seeded(replay.sample)
+        assert (batch["observation"] + 3 == batch["next", "observation"])[:, :-1].all()
+        replay.extend(numbered(6, number))
+        log.append()
+        written += list(replay.written(7 * number).unbind(0))
+
+
 def test_frames_come_back(tmp_path):
     replay = make(capacity=40, frame_channels=3)
     log = ReplayLog(replay, tmp_path)
@@ -188,5 +226,5 @@ def test_files_that_begin_too_late_are_refused(tmp_path):
         replay.extend(numbered(6, number))
         log.append()
     state = log.state_dict()
-    with pytest.raises(ValueError, match="Transitions 7 to 14 do not cover those in .*, 0 to 14"):
+    with pytest.raises(ValueError, match=r"Transitions 7 to 14 do not .*, 0 to 14"):
         restored(log, {**state, "segments": state["segments"][1:]})

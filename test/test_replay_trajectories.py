@@ -66,7 +66,7 @@ def deliveries(draw):
     """Blocks ``[environments, T]`` of workers, one worker at a time, in any order.
 
     Each worker steps its environments together; ids are given out as trajectories begin, to all
-    workers from one pool. Also the trajectories' lengths.
+    workers from one pool.
     """
     num_workers, num_envs = draw(st.integers(1, 3)), draw(st.integers(1, 2))
     lengths: list[int] = []
@@ -86,7 +86,7 @@ def deliveries(draw):
                 rows[env].append(step_of(trajectory, step, length))
                 envs[env] = (trajectory, step + 1) if step + 1 < length else begin()
         blocks.append(rows)
-    return blocks, lengths
+    return blocks
 
 
 class Model:
@@ -140,8 +140,7 @@ def make(**kwargs) -> EpisodeReplay:
 
 @settings(deadline=None, max_examples=40)
 @given(deliveries())
-def test_workers_in_any_order(delivery):
-    blocks, _ = delivery
+def test_workers_in_any_order(blocks):
     replay, model = make(), Model()
     for rows in blocks:
         for row in rows:  # the order of writing does not matter to the model
@@ -154,9 +153,8 @@ def test_workers_in_any_order(delivery):
 
 @settings(deadline=None, max_examples=40)
 @given(deliveries(), st.randoms(use_true_random=False), st.integers(1, 5))
-def test_steps_of_several_trajectories_in_one_row(delivery, random, size):
+def test_steps_of_several_trajectories_in_one_row(blocks, random, size):
     """The steps of all trajectories shuffled together, each trajectory's in its order."""
-    blocks, _ = delivery
     by_trajectory: dict[int, list[dict]] = {}
     for step in (step for rows in blocks for row in rows for step in row):
         by_trajectory.setdefault(step["id"], []).append(step)
@@ -176,7 +174,7 @@ def test_steps_of_several_trajectories_in_one_row(delivery, random, size):
 @given(deliveries(), deliveries(), st.randoms(use_true_random=False))
 def test_two_sources_with_the_same_ids(first, second, random):
     replay, model = make(), Model()
-    queues = {"here": list(first[0]), "there": list(second[0])}
+    queues = {"here": list(first), "there": list(second)}
     for rows in queues["there"]:
         for row in rows:
             for step in row:
@@ -194,9 +192,8 @@ def test_two_sources_with_the_same_ids(first, second, random):
 
 @settings(deadline=None, max_examples=40)
 @given(deliveries(), st.data())
-def test_a_missing_step_is_refused_and_nothing_is_kept(delivery, data):
+def test_a_missing_step_is_refused_and_nothing_is_kept(blocks, data):
     """A block that continues a trajectory, without the step that comes next in it."""
-    blocks, lengths = delivery
     replay, model = make(), Model()
     for rows in blocks[:-1]:
         replay.extend(as_data(rows))

@@ -9,7 +9,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.utils import unravel_key
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
 from torchrl_tdmpc.data.frames import Frames
 from torchrl_tdmpc.data.trajectories import OpenTrajectories, ReplayError
@@ -135,7 +135,7 @@ class EpisodeReplay:
             )
         self._open = OpenTrajectories(self._frames.num_frames, self.device)
         self._origin = 0  # number of a transition that went to the ring's first place
-        self._buffer = TensorDictReplayBuffer(
+        self._buffer = ReplayBuffer(
             storage=LazyTensorStorage(self.capacity, device=self.device),
             sampler=SliceSampler(
                 slice_len=self._slice_len,
@@ -226,7 +226,7 @@ class EpisodeReplay:
                 f"steps; collect at least {self.horizon} in one episode, by a larger "
                 "train.seed_steps or a shorter planner.horizon."
             )
-        transitions = self._buffer.sample().select(*self._keys, strict=False)
+        transitions = self._buffer.sample()
         if (self.device.type, self.sample_device.type) == ("cpu", "cuda"):
             transitions = transitions.pin_memory().to(self.sample_device, non_blocking=True)
         else:
