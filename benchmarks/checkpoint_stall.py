@@ -27,11 +27,12 @@ OBSERVATION, ACTION, LENGTH = 24, 6, 500
 def episodes(number: int) -> TensorDict:
     """Finished episodes, one after the other, ``[1, number * LENGTH]``."""
     steps = number * LENGTH
+    observation = torch.randn(1, steps + 1, OBSERVATION)
     return TensorDict(
-        observation=torch.randn(1, steps, OBSERVATION),
+        observation=observation[:, :-1],
         action=torch.rand(1, steps, ACTION),
         next=TensorDict(
-            observation=torch.randn(1, steps, OBSERVATION),
+            observation=observation[:, 1:],
             reward=torch.rand(1, steps, 1),
             terminated=torch.zeros(1, steps, 1, dtype=torch.bool),
             done=(torch.arange(1, steps + 1) % LENGTH == 0).reshape(1, steps, 1),

@@ -70,7 +70,10 @@ def collect(trainer: OnlineTrainer, task: Task, seed: int, horizon: int) -> Epis
     """New episodes, the first half of them random."""
     device = trainer.replay.device
     held_out = EpisodeReplay(
-        capacity=EPISODES * task.episode_length, horizon=horizon, batch_size=256, device=device
+        capacity=EPISODES * (task.episode_length + 1),
+        horizon=horizon,
+        batch_size=256,
+        device=device,
     )
     for number, policy in enumerate((None, trainer.planner)):
         env = make_env(task, num_envs=EPISODES // 2, seed=seed + number, device=device)

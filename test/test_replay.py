@@ -84,7 +84,7 @@ class Ledger:
     """What the replay must hold, told from the episode lengths alone."""
 
     def __init__(self, num_envs: int, capacity: int, horizon: int):
-        self.ring = deque(maxlen=capacity)
+        self.ring = deque(maxlen=capacity)  # of observations
         self.horizon = horizon
         self.position = [(env, 0, 0) for env in range(num_envs)]  # the next step of each
         self.num_finished = self.num_short = 0
@@ -104,15 +104,15 @@ class Ledger:
         if length < self.horizon:
             self.num_short += 1
         else:
-            self.ring.extend((env, episode, step) for step in range(length))
+            self.ring.extend((env, episode, step) for step in range(length + 1))
 
     def windows(self) -> set:
         """The first step of each slice of the horizon that lies in one episode."""
-        steps = set(self.ring)
+        observed = set(self.ring)
         return {
             (env, episode, step)
-            for env, episode, step in steps
-            if (env, episode, step + self.horizon - 1) in steps
+            for env, episode, step in observed
+            if (env, episode, step + self.horizon) in observed
         }
 
 
@@ -137,7 +137,7 @@ def check_slices(batch: TensorDict, horizon: int) -> set:
 
 @pytest.mark.parametrize("num_envs", [1, 3])
 @pytest.mark.parametrize("steps_per_batch", [1, 7])
-@pytest.mark.parametrize("capacity, horizon", [(23, 3), (40, 5), (6, 1), (5, 5)])
+@pytest.mark.parametrize("capacity, horizon", [(23, 3), (40, 5), (6, 1), (6, 5)])
 def test_slices_are_aligned_whole_and_complete(num_envs, steps_per_batch, capacity, horizon):
     torch.manual_seed(0)
     num_batches = 210 // (num_envs * steps_per_batch)
@@ -152,7 +152,7 @@ def test_slices_are_aligned_whole_and_complete(num_envs, steps_per_batch, capaci
         assert replay.num_transitions == len(ledger.ring)
         assert replay.num_steps == (index + 1) * num_envs * steps_per_batch
         assert replay.num_pending == sum(step for _, _, step in ledger.position)
-        if index % max(1, num_batches // 10) == 0 and len(ledger.ring) > 1:
+        if index % max(1, num_batches // 10) == 0 and ledger.windows():
             batches = [replay.sample() for _ in range(12)]
             seen = set().union(*(check_slices(batch, horizon) for batch in batches))
             assert seen == ledger.windows()
@@ -183,7 +183,10 @@ def finished(num_steps: int, **entries) -> TensorDict:
     """One finished episode of one environment."""
     data = unfinished(1, num_steps)
     data["next", "done"][0, -1] = True
-    return data.update(entries)
+    data.update(entries)
+    observation = data["observation"]
+    data["next", "observation"] = torch.cat([observation[:, 1:], observation[:, -1:] + 1], 1)
+    return data
 
 
 def test_batch_carries_exactly_the_layout_of_a_transition():
@@ -206,7 +209,7 @@ def test_nested_keys():
     data = finished(6).exclude("action", "observation", ("next", "observation"))
     count = torch.arange(6.0).reshape(1, 6, 1)
     data["agent", "position"], data["next", "agent", "position"] = count, count + 1
-    data["goal"] = data["next", "goal"] = -count
+    data["goal"], data["next", "goal"] = -count, -count - 1
     data["agent", "action"] = 10 * count
     replay.extend(data)
     batch = replay.sample()
@@ -219,7 +222,7 @@ def test_nested_keys():
 
 
 def test_an_episode_longer_than_the_ring_leaves_its_end():
-    replay = EpisodeReplay(capacity=5, horizon=2, batch_size=64)
+    replay = EpisodeReplay(capacity=6, horizon=2, batch_size=64)
     steps = torch.arange(12.0).reshape(1, 12, 1)
     replay.extend(finished(12, observation=steps))
     first = {int(value) for value in replay.sample()["observation"][:, 0]}
@@ -255,15 +258,14 @@ def test_sampling_too_early():
     with pytest.raises(RuntimeError) as error:
         replay.sample()
     assert str(error.value) == (
-        "No slice of 3 steps can be sampled yet: finished episodes left 0 steps in storage (1 "
-        "were shorter than 3) and unfinished ones have 4; collect at least 3 in one episode, "
-        "by a larger train.seed_steps or a shorter planner.horizon."
+        "No slice of 3 steps can be sampled yet: finished episodes left 0 transitions in storage "
+        "(1 were shorter than 3 steps) and unfinished ones have 4 steps; collect at least 3 in one "
+        "episode, by a larger train.seed_steps or a shorter planner.horizon."
     )
 
 
 def test_sampling_slices_of_one_step():
     replay = EpisodeReplay(capacity=10, horizon=1, batch_size=2)
-    replay.extend(finished(1))
     with pytest.raises(RuntimeError, match="No slice of 1 steps can be sampled yet"):
         replay.sample()
     replay.extend(finished(1))
@@ -302,7 +304,7 @@ def test_a_termination_that_none_expected_names_decision_and_environment():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"capacity": 2}, "replay.capacity 2 cannot hold a slice of 3 steps; choose at least 3."),
+        ({"capacity": 3}, "replay.capacity 3 cannot hold a slice of 3 steps; choose at least 4."),
         ({"horizon": 0}, "horizon 0 is too short for a slice; choose at least 1."),
         ({"batch_size": 0}, "batch_size 0 is too small; choose at least 1."),
     ],
@@ -315,8 +317,15 @@ def test_bad_arguments(arguments, message):
 
 def test_data_of_another_shape():
     replay = EpisodeReplay(capacity=10, horizon=3, batch_size=2)
-    with pytest.raises(ValueError, match=r"\[num_envs, T\], got \[4\]"):
-        replay.extend(unfinished(1, 4)[0])
+    with pytest.raises(ValueError, match=r"\[\.\.\., T\], got \[\]"):
+        replay.extend(unfinished(1, 1)[0, 0])
     replay.extend(unfinished(2, 1))
-    with pytest.raises(ValueError, match="from 3 environments, but the episodes begun here from 2"):
+    with pytest.raises(ValueError, match=r"in 3 rows without trajectory ids, but .* in 2"):
         replay.extend(unfinished(3, 1))
+    with pytest.raises(ValueError, match=r"The data lack 'action', \('next', 'reward'\)\."):
+        replay.extend(unfinished(2, 1).exclude("action", ("next", "reward")))
+    wide = unfinished(2, 1)
+    wide["action"] = torch.zeros(2, 1, 2)
+    with pytest.raises(ValueError, match=r"'action' has shape \[2\] .*; it was \[1\]"):
+        replay.extend(wide)
+    assert replay.num_steps == 2

@@ -29,7 +29,7 @@ def restored(log, state, **kwargs):
 
 
 def assert_same(ours, theirs):
-    """The same ring, place for place, and the same draws now and after another episode."""
+    """The same ring, transition for transition; the same draws, now and after another episode."""
     assert ours.num_written == theirs.num_written
     assert (ours._buffer[:] == theirs._buffer[:]).all()
     for number in (77, 78):
@@ -40,7 +40,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("episodes", [1, 2, 3, 5, 9])
-def test_the_ring_comes_back_place_for_place(tmp_path, episodes):
+def test_the_ring_comes_back_transition_for_transition(tmp_path, episodes):
     replay = make()
     log = ReplayLog(replay, tmp_path)
     for number in range(episodes):
@@ -72,8 +72,8 @@ def test_files_that_no_checkpoint_needs_are_removed(tmp_path):
         replay.extend(numbered(6, number))
         log.append()
         log.prune([segment.name for segment in log.segments])
-    # 36 places written; the 17 newest are 19 to 36, in the files that begin at 18, 24 and 30
-    assert [s.begin for s in log.segments] == [18, 24, 30]
+    # 42 transitions written; the 17 newest are 25 to 42, in the files that begin at 21, 28 and 35
+    assert [s.begin for s in log.segments] == [21, 28, 35]
     assert sorted(path.name for path in tmp_path.iterdir()) == [s.name for s in log.segments]
     assert_same(restored(log, log.state_dict()), replay)
 
@@ -86,7 +86,7 @@ def test_more_than_the_ring_between_two_checkpoints(tmp_path):
     for number in range(1, 6):
         replay.extend(numbered(8, number))
     log.append()
-    assert [(s.begin, s.end) for s in log.segments] == [(45 - 17, 45)]
+    assert [(s.begin, s.end) for s in log.segments] == [(51 - 17, 51)]
     assert_same(restored(log, log.state_dict()), replay)
 
 
@@ -104,7 +104,7 @@ def test_unfinished_episodes_and_counters_come_back(tmp_path):
     assert copy.num_pending == 4
     copy.extend(finished(1))
     replay.extend(finished(1))
-    assert (copy._buffer[:] == replay._buffer[:]).all() and copy.num_transitions == 10
+    assert (copy._buffer[:] == replay._buffer[:]).all() and copy.num_transitions == 6 + 6
 
 
 def test_truncating_ends_every_open_episode():
@@ -112,19 +112,57 @@ def test_truncating_ends_every_open_episode():
     replay.extend(unfinished(2, 4))
     assert replay.truncate() == 2 and replay.num_pending == 0
     done = replay.written(0)["next", "done"].flatten()
-    assert done.nonzero().flatten().tolist() == [3, 7]
+    assert done.nonzero().flatten().tolist() == [4, 9]
     assert not replay.written(0)["next", "terminated"].any()
     assert replay.truncate() == 0
 
 
-def test_places_that_were_overwritten_are_refused():
-    replay = make(capacity=6)
+def test_transitions_that_were_overwritten_are_refused():
+    replay = make(capacity=7)
     for number in range(3):
         replay.extend(numbered(6, number))
-    assert len(replay.written(12)) == 6
-    for number in (0, 11):
-        with pytest.raises(ValueError, match=f"Place number {number} is not in storage"):
+    assert len(replay.written(14)) == 7
+    for number in (0, 13):
+        with pytest.raises(ValueError, match=f"Transition number {number} is not in storage"):
             replay.written(number)
+
+
+def test_a_larger_ring_that_takes_up_an_unwrapped_one_draws_the_same(tmp_path):
+    replay = make(capacity=40)
+    log = ReplayLog(replay, tmp_path)
+    for number in range(4):
+        replay.extend(numbered(6, number))
+        log.append()
+    replay.extend(unfinished(1, 2))
+    longer = restored(log, log.state_dict(), capacity=60)
+    torch.testing.assert_close(longer.written(0), replay.written(0), rtol=0, atol=0)
+    assert longer.num_pending == 2
+    assert (seeded(longer.sample) == seeded(replay.sample)).all()
+
+
+@pytest.mark.parametrize(("before", "after"), [(17, 40), (17, 18), (40, 17), (23, 11)])
+def test_a_ring_of_another_size_takes_up_the_newest(tmp_path, before, after):
+    replay = make(capacity=before)
+    log = ReplayLog(replay, tmp_path)
+    written = []
+    for number in range(8):
+        replay.extend(numbered(6, number))
+        log.append()
+        written += list(replay.written(7 * number).unbind(0))
+    for number in range(8, 11):
+        state = log.state_dict()
+        replay = make(capacity=after)
+        log = ReplayLog(replay, tmp_path)
+        log.load_state_dict(state)
+        held = min(after, before + 7 * (number - 8), 7 * number)
+        assert replay.num_transitions == held and replay.num_written == 7 * number
+        expected = torch.stack(written[-held:])
+        torch.testing.assert_close(replay.written(7 * number - held), expected, rtol=0, atol=0)
+        batch = seeded(replay.sample)
+        assert (batch["observation"] + 3 == batch["next", "observation"])[:, :-1].all()
+        replay.extend(numbered(6, number))
+        log.append()
+        written += list(replay.written(7 * number).unbind(0))
 
 
 def test_frames_come_back(tmp_path):
@@ -133,11 +171,11 @@ def test_frames_come_back(tmp_path):
     for _ in range(4):
         replay.extend(stacks_of(11, size=8))
         log.append()
-    replay.extend(stacks_of(9, size=8)[:, :4])
+    last = stacks_of(9, size=8)
+    replay.extend(last[:, :4])
     copy = restored(log, log.state_dict(), capacity=40, frame_channels=3)
-    rest = stacks_of(9, size=8)
     for both in (copy, replay):
-        both.extend(rest)
+        both.extend(last[:, 4:])
     assert (copy._buffer[:] == replay._buffer[:]).all()
     assert (seeded(copy.sample) == seeded(replay.sample)).all()
 
@@ -188,5 +226,5 @@ def test_files_that_begin_too_late_are_refused(tmp_path):
         replay.extend(numbered(6, number))
         log.append()
     state = log.state_dict()
-    with pytest.raises(ValueError, match="Places 6 to 12 do not cover those in storage, 0 to 12"):
+    with pytest.raises(ValueError, match=r"Transitions 7 to 14 do not .*, 0 to 14"):
         restored(log, {**state, "segments": state["segments"][1:]})

@@ -55,16 +55,16 @@ def runs(draw):
         "num_envs": num_envs,
         "lengths": lengths,
         "horizon": draw(st.integers(1, 3)),
-        "places": draw(st.integers(0, 20)),  # beyond the least that a slice takes
+        "spare": draw(st.integers(0, 20)),  # transitions beyond the least that a slice takes
         "steps_per_batch": draw(st.integers(1, 5)),
     }
 
 
 def check_run(run, observe, num_frames: int, **arguments) -> None:
     horizon, num_envs = run["horizon"], run["num_envs"]
-    capacity = max(2, horizon + num_frames) + run["places"]
+    capacity = horizon + num_frames + run["spare"]
     replay = EpisodeReplay(capacity=capacity, horizon=horizon, batch_size=8, **arguments)
-    ring = deque(maxlen=capacity)  # what each place holds: an environment's episode and step
+    ring = deque(maxlen=capacity)  # of transitions: an environment's episode and step
 
     episodes = [(0, 0)] * num_envs  # where each environment is
     num_steps = sum(run["lengths"])
@@ -84,7 +84,7 @@ def check_run(run, observe, num_frames: int, **arguments) -> None:
             columns.append(torch.stack(column))
         replay.extend(torch.stack(columns))
         assert replay.num_transitions == len(ring)
-        if len(ring) >= max(2, horizon + num_frames):
+        if len(ring) >= horizon + num_frames:
             check_batch(replay.sample(), set(ring), observe, num_frames, run)
 
 
@@ -101,7 +101,7 @@ def check_batch(batch, ring, observe, num_frames: int, run) -> None:
             ]
         )
         assert (piece == expected).all(), (piece.to_dict(), expected.to_dict())
-        # Every place that it was made from is still in the ring
+        # Every transition that it was made from is still in the ring
         first = step - num_frames
         assert all((env, episode, s) in ring for s in range(first, step + run["horizon"]))
 
@@ -109,7 +109,7 @@ def check_batch(batch, ring, observe, num_frames: int, run) -> None:
 @settings(deadline=None, max_examples=20)
 @given(runs())
 def test_a_slice_is_a_piece_of_one_episode(run):
-    check_run(run, vector, 0)
+    check_run(run, vector, 1)
 
 
 @settings(deadline=None, max_examples=20)

@@ -89,11 +89,12 @@ def replay(transitions: int, repeats: int) -> dict:
     from torchrl_tdmpc.data import EpisodeReplay
 
     buffer = EpisodeReplay(capacity=transitions, horizon=HORIZON, batch_size=BATCH)
+    observation = torch.randn(1, EPISODE + 1, OBSERVATION)
     episode = TensorDict(
-        observation=torch.randn(1, EPISODE, OBSERVATION),
+        observation=observation[:, :-1],
         action=torch.rand(1, EPISODE, ACTION),
         next=TensorDict(
-            observation=torch.randn(1, EPISODE, OBSERVATION),
+            observation=observation[:, 1:],
             reward=torch.rand(1, EPISODE, 1),
             terminated=torch.zeros(1, EPISODE, 1, dtype=torch.bool),
             done=(torch.arange(1, EPISODE + 1) == EPISODE).reshape(1, EPISODE, 1),

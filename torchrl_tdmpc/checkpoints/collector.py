@@ -21,7 +21,8 @@ class CollectorState:
 
     On top of what TorchRL's collector saves of itself (its counters and its transforms) these are
     the environments' states and the data it carries from step to step: observations, the planner's
-    warm start, returns and lengths so far, trajectory numbers.
+    warm start, returns and lengths so far, trajectory ids. The next id goes on from the saved
+    collector's, so that a replay takes no new trajectory for an old one.
 
     Args:
         collector: of environments that :func:`torchrl_tdmpc.envs.env_state` understands, or not.

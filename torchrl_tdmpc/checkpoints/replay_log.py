@@ -17,7 +17,7 @@ __all__ = ["ReplayLog", "Segment"]
 
 
 class Segment(NamedTuple):
-    """One file of the log: places ``begin`` to ``end`` of the replay, in the order of writing."""
+    """One file of the log: transitions ``begin`` to ``end`` of the replay, as they were written."""
 
     begin: int
     end: int
@@ -34,8 +34,8 @@ class ReplayLog:
 
     The ring is a function of what was written to it, in order. So each :meth:`append` writes what
     is new to a file that is never changed again, and a checkpoint is the list of files at its time:
-    whatever is written later takes nothing away from it. Files whose places have all left the ring
-    are not listed any more. The unfinished episodes and the counters are in :meth:`state_dict`.
+    whatever is written later takes nothing away from it. Files whose transitions have all left the
+    ring are not listed any more. The unfinished episodes and counters are in :meth:`state_dict`.
 
     Args:
         replay (EpisodeReplay): what is saved, or an empty one to be filled.
@@ -47,10 +47,10 @@ class ReplayLog:
     Examples:
         >>> import tempfile
         >>> data = TensorDict(
-        ...     observation=torch.randn(1, 5, 2),
+        ...     observation=torch.zeros(1, 5, 2),
         ...     action=torch.zeros(1, 5, 1),
         ...     next=TensorDict(
-        ...         observation=torch.randn(1, 5, 2),
+        ...         observation=torch.zeros(1, 5, 2),
         ...         reward=torch.zeros(1, 5, 1),
         ...         terminated=torch.zeros(1, 5, 1, dtype=torch.bool),
         ...         done=(torch.arange(5) == 4).reshape(1, 5, 1),
@@ -65,7 +65,7 @@ class ReplayLog:
         ...     state = log.state_dict()
         ...     ReplayLog(copy, directory).load_state_dict(state)
         >>> copy.num_written, copy.num_transitions, [segment.name for segment in log.segments]
-        (15, 8, ['000000000005-000000000010.pt', '000000000010-000000000015.pt'])
+        (18, 8, ['000000000006-000000000012.pt', '000000000012-000000000018.pt'])
     """
 
     def __init__(self, replay: EpisodeReplay, directory: str | Path):
@@ -130,8 +130,8 @@ class ReplayLog:
 
     def _read(self, segment: Segment) -> TensorDict:
         path = self.directory / segment.name
-        places = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return TensorDict(places, batch_size=segment.end - segment.begin)
+        transitions = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return TensorDict(transitions, batch_size=segment.end - segment.begin)
 
 
 def save(entries: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,13 @@ from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
 from torchrl_tdmpc.recording import ValueHeadSnapshots, Videos, make_logger
-from torchrl_tdmpc.trainers import EVALUATION_SEED, OnlineTrainer, TDMPC2Update, build_networks
+from torchrl_tdmpc.trainers import (
+    EVALUATION_SEED,
+    OnlineTrainer,
+    TDMPC2Update,
+    build_networks,
+    build_replay,
+)
 
 __all__ = [
     "make_callbacks",
@@ -68,13 +74,15 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
 
 def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
     """What a run remembers."""
-    return EpisodeReplay(
-        capacity=config.replay.capacity,
+    return build_replay(
+        task,
         horizon=config.planner.horizon,
+        steps=config.train.steps,
+        num_envs=config.env.num_envs,
+        capacity=config.replay.capacity,
         batch_size=config.train.batch_size,
-        device=config.device,
-        frame_channels=task.frame_channels,
-        episodic=config.env.episodic,
+        device=config.replay.device,
+        networks_device=config.device,
     )
 
 

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
     *("logger.backend", "logger.project"),
 )
+DEVICES = ("device", "replay.device")  # settings that name one
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
 # By the type of a default: what a value must be, and whether it is
 KINDS = {
@@ -170,14 +171,15 @@ def check_types(config: DictConfig) -> None:
     devices = ["auto", "cpu"]
     if torch.cuda.is_available():
         devices += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if str(config.device) not in devices:
-        raise ValueError(f"device is {config.device!r}; this machine has {', '.join(devices)}.")
+    for key in DEVICES:
+        if str(device := OmegaConf.select(config, key)) not in devices:
+            raise ValueError(f"{key} is {device!r}; this machine has {', '.join(devices)}.")
     defaults = dict(leaves(default_settings()))
     for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
         if key not in defaults:
             raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
         default = defaults[key]
-        is_number_or_auto = default == "auto" and key != "device"
+        is_number_or_auto = default == "auto" and key not in DEVICES
         kind = key if key in KINDS else "auto" if is_number_or_auto else type(default)
         allowed, holds = KINDS[kind]
         if not holds(value):

@@ -6,42 +6,54 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.utils import unravel_key
 from torch import Tensor
-from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
+from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
+from torchrl_tdmpc.data.frames import Frames
+from torchrl_tdmpc.data.trajectories import OpenTrajectories, ReplayError
 
-class ReplayError(RuntimeError):
-    """What the environments sent cannot be learned from."""
+__all__ = ["EpisodeReplay", "ReplayError"]
+
+TRAJECTORY = ("collector", "traj_ids")
+MASK = ("collector", "mask")
 
 
 class EpisodeReplay:
     """Remembers finished episodes and samples slices of H consecutive steps from them.
 
-    The steps of an unfinished episode wait outside the storage, one list per environment. When the
-    episode ends (terminated or truncated) it is written to a ring of ``capacity`` steps in one
-    piece. So the steps of an episode lie side by side, its last step is the one that says
-    ``done``, and whatever the ring has left of an overwritten episode ends in the same way: no
-    slice ever crosses an episode or an environment, and nothing but a write moves a boundary, which
-    is why the sampler may keep its index between writes.
+    The steps of an unfinished episode wait outside the storage. When the episode ends (terminated
+    or truncated) it is written to a ring of ``capacity`` transitions in one piece. So the
+    transitions of an episode lie side by side, its last one is the one that says ``done``, and
+    whatever the ring has left of an overwritten episode ends in the same way: no slice ever crosses
+    an episode or an environment, and nothing but a write moves a boundary, which is why the sampler
+    may keep its index between writes.
+
+    Each observation is stored once: an episode of T steps takes T + 1 transitions of the ring, the
+    first of which has nothing but the observation that the episode begins with. See
+    :class:`~torchrl_tdmpc.data.frames.Frames`.
 
     Slices are drawn with replacement: first an episode, uniformly, then one of its H-step windows,
     uniformly. Every draw comes from torch's global generator (of the storage's device).
 
     Args:
-        capacity (int): places in the ring, one for each step; the oldest are overwritten.
+        capacity (int): transitions in the ring; the oldest are overwritten.
         horizon (int): steps in a slice, H.
         batch_size (int): slices in a batch, B.
-        device (torch.device or str): where the storage lives.
+        device (torch.device or str): where the storage is.
+        sample_device (torch.device or str, optional): where batches go; None leaves them on
+            ``device``. From the CPU to CUDA they go through pinned memory, and nothing waits.
         observation_keys (sequence of NestedKey): the entries of the environment to keep, at the
             root and under ``"next"``.
         action_key (NestedKey): the action's entry.
+        extra_keys (sequence of NestedKey): further entries to keep and to hand out, such as
+            ``("next", "success")``; they may be NaN.
         frame_channels (int, optional): given when the one observation is a stack of K frames of so
             many channels each, ``[K * frame_channels, height, width]``, newest last. Each frame is
-            then stored once: an episode of T steps takes T + K places of the ring, the K frames of
-            its first observation and the newest frame of every next one. At 3 x 64 x 64 bytes a
-            frame, an episode of 500 steps takes 12.4 kB a step (not 73.8). Slices are the same.
+            then stored once: an episode of T steps takes T + K transitions of the ring. At
+            3 x 64 x 64 bytes a frame, an episode of 500 steps takes 12.4 kB a step (not 73.8).
+            Slices are the same.
         episodic (bool): whether episodes may terminate; a model without a termination head cannot
             learn from those that do.
 
@@ -49,20 +61,20 @@ class EpisodeReplay:
         num_steps (int): steps given to :meth:`extend` so far, all environments together.
         num_short_episodes (int): finished episodes of fewer than H steps. They hold no slice and
             are dropped.
-        num_written (int): places written so far, the overwritten ones too. The ring is a function
-            of what was written, in order: place number ``i`` went to ``i % capacity``.
+        num_written (int): transitions written so far, the overwritten ones too. The ring is a
+            function of what was written, in order: each goes to the place after the last one's.
 
     Raises:
         ValueError: if ``horizon``, ``batch_size`` or ``frame_channels`` is less than 1, if
-            ``capacity`` is less than a slice takes, or if there are frames and several
-            ``observation_keys``.
+            ``capacity`` is less than a slice takes, if there are frames and several
+            ``observation_keys``, or if a key is there twice.
 
     Examples:
         >>> from torchrl.envs import StepCounter, TransformedEnv
         >>> from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
         >>> env = TransformedEnv(ContinuousActionVecMockEnv(), StepCounter(20))
         >>> replay = EpisodeReplay(capacity=1000, horizon=3, batch_size=4)
-        >>> replay.extend(env.rollout(20).unsqueeze(0))  # one environment, 20 steps: an episode
+        >>> replay.extend(env.rollout(20))  # one environment, 20 steps: an episode
         1
         >>> replay.sample()["next", "reward"].shape
         torch.Size([4, 3, 1])
@@ -75,8 +87,10 @@ class EpisodeReplay:
         horizon: int,
         batch_size: int,
         device: torch.device | str = "cpu",
+        sample_device: torch.device | str | None = None,
         observation_keys: Sequence[NestedKey] = ("observation",),
         action_key: NestedKey = "action",
+        extra_keys: Sequence[NestedKey] = (),
         frame_channels: int | None = None,
         episodic: bool = True,
     ):
@@ -93,263 +107,293 @@ class EpisodeReplay:
         self.horizon = horizon
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self.frame_channels = frame_channels
+        self.sample_device = self.device if sample_device is None else torch.device(sample_device)
         self.episodic = episodic
         self.num_steps = 0
         self.num_short_episodes = 0
         self.num_written = 0
         following = (*observation_keys, "reward", "terminated", "done")
-        self._keys = [
+        self._finite_keys = [
             *map(unravel_key, (*observation_keys, action_key)),
             *(unravel_key(("next", key)) for key in following),
         ]
-        self._pending: list[list[TensorDictBase]] = []  # per environment: pieces of its episode
-        # Known from the first stack: its frames, their type, and the type that they are stored as,
-        # the widest that fits a row of pixels: single bytes are gathered several times more slowly
-        self._num_frames = 0
-        self._frame_dtype = self._stored_dtype = None
+        self._keys = [*self._finite_keys, *map(unravel_key, extra_keys)]
+        if twice := {key for key in self._keys if self._keys.count(key) > 1}:
+            raise ValueError(f"extra_keys {list(extra_keys)} name {min(twice, key=str)!r} again.")
+        self._kinds: dict[NestedKey, tuple] = {}  # shape and type of each entry, once known
+        self._num_rows: dict[int | str, int] = {}  # of each source that sends no trajectory ids
+        self._frames = Frames(self._finite_keys[: len(observation_keys)], frame_channels)
         self._make_buffer()
 
     def _make_buffer(self) -> None:
-        """An empty ring, and the sampler of slices of it: H places, or H + K with frames."""
-        slice_len = self.horizon + self._num_frames
-        self._least = max(slice_len, 2)  # TorchRL's sampler cannot index a storage of one step
-        if self.capacity < self._least:
+        """An empty ring, and the sampler of slices of it: H + K transitions."""
+        self._slice_len = self.horizon + max(self._frames.num_frames, 1)
+        if self.capacity < self._slice_len:
             raise ValueError(
                 f"replay.capacity {self.capacity} cannot hold a slice of {self.horizon} steps; "
-                f"choose at least {self._least}."
+                f"choose at least {self._slice_len}."
             )
-        self._buffer = TensorDictReplayBuffer(
+        self._open = OpenTrajectories(self._frames.num_frames, self.device)
+        self._origin = 0  # number of a transition that went to the ring's first place
+        self._buffer = ReplayBuffer(
             storage=LazyTensorStorage(self.capacity, device=self.device),
             sampler=SliceSampler(
-                slice_len=slice_len,
+                slice_len=self._slice_len,
                 end_key=("next", "done"),
                 strict_length=True,
                 cache_values=True,
                 init_key=None,
                 truncated_key=None,
             ),
-            batch_size=self.batch_size * slice_len,
+            batch_size=self.batch_size * self._slice_len,
         )
 
     @property
     def num_transitions(self) -> int:
-        """Places taken: steps of finished episodes, and with frames K more for each episode."""
+        """Transitions in storage: those of steps, and K more for each episode."""
         return len(self._buffer)
 
     @property
     def num_pending(self) -> int:
-        """Places that the unfinished episodes will take, which wait outside the storage."""
-        return sum(len(piece) for pieces in self._pending for piece in pieces)
+        """Steps of the unfinished episodes, which wait outside the storage."""
+        return self._open.num_steps
 
-    def extend(self, data: TensorDictBase) -> int:
-        """Takes the steps that a collector returned.
+    def extend(self, data: TensorDictBase, source: int | str = 0) -> int:
+        """Takes the steps that a collector returned: any collector, at any time, in any order.
+
+        Steps belong together if they have the same ``("collector", "traj_ids")``, which TorchRL's
+        collectors write. Data without them are one trajectory a row, which goes on in that row of
+        the next call. What follows a step that is ``done`` is a new trajectory in either case.
+        Steps with a negative id, or outside ``("collector", "mask")``, are a collector's padding.
+
+        A step must begin with the very observation that the one before it in its trajectory led to,
+        or it is refused. So missing steps are noticed, and so is a second collector whose ids begin
+        at 0 again while the first one's are in use: name them by ``source``. Not noticed is a gap
+        from one observation to an equal one. A trajectory that its collector gave up without
+        ``done`` (as with ``reset_at_each_iter``) stays open until :meth:`truncate`.
 
         Args:
-            data (TensorDictBase): ``[num_envs, T]`` consecutive steps of each environment, in
-                TorchRL's root/next layout. Entries other than those kept are ignored.
+            data (TensorDictBase): ``[..., T]`` steps in TorchRL's root/next layout, those of one
+                trajectory in their order. Entries other than those kept are ignored.
+            source (int or str): which collector they come from, if several fill this replay.
 
         Returns:
             int: how many episodes finished.
 
         Raises:
-            ValueError: if ``data`` has another shape, or the number of environments changes.
-            FloatingPointError: if an entry to be kept is NaN or infinite. Nothing is stored then.
-            ReplayError: if an episode terminated although ``episodic`` is false.
+            ValueError: if ``data`` has no time dimension, lacks an entry or has one of another
+                shape or type than before, or the number of rows without ids changes.
+            FloatingPointError: if an entry to be kept is NaN or infinite.
+            ReplayError: if a trajectory does not go on where it was, or an episode terminated
+                although ``episodic`` is false. Whatever is raised, nothing is stored.
         """
-        if data.ndim != 2:
-            raise ValueError(f"Expected data of shape [num_envs, T], got {list(data.shape)}.")
-        data = data.select(*self._keys).clone().to(self.device)  # a collector may reuse its own
-        self._pending = self._pending or [[] for _ in range(data.shape[0])]
-        if len(self._pending) != data.shape[0]:
-            raise ValueError(
-                f"The data come from {data.shape[0]} environments, but the episodes begun here "
-                f"from {len(self._pending)}; one replay serves one number of environments."
-            )
-        self._check_finite(data)
-        if self.frame_channels is not None:
-            self._check_stacks(data)
-        self._check_terminations(data)
-        self.num_steps += data.numel()
+        if data.ndim < 1:
+            raise ValueError("Expected data of shape [..., T], got [].")
+        name, ids = self._identify(data, source)
+        place = (ids >= 0).nonzero().flatten()  # of each step in the flat data
+        steps = self._select(data)
+        if len(place) < len(ids):
+            ids, steps = ids[place], steps[place.to(self.device)]
+        if not len(ids):
+            return 0
+        self._check_kinds(steps)
+        self._check_finite(steps, data.shape, place)
+        self._check_terminations(steps, data.shape, place)
+        self._frames.measure(steps)
+        if self._open.num_frames != self._frames.num_frames:  # now known
+            self._make_buffer()
+        ended, lengths = self._open.extend(name, ids, *self._frames.split(steps))
+        self.num_steps += len(ids)
+        self._store(ended, lengths)
+        return len(lengths)
 
-        num_finished = 0
-        for pieces, steps in zip(self._pending, data.unbind(0), strict=True):
-            begin = 0
-            for end in steps["next", "done"].flatten().nonzero().flatten().tolist():
-                pieces.append(self._places(steps[begin : end + 1], is_first=not pieces))
-                self._store(torch.cat(pieces))
-                pieces.clear()
-                num_finished += 1
-                begin = end + 1
-            if begin < len(steps):
-                pieces.append(self._places(steps[begin:], is_first=not pieces))
-        return num_finished
-
-    def sample(self) -> TensorDict:
+    def sample(self) -> TensorDictBase:
         """Draws a batch of slices.
 
         Returns:
-            TensorDict: ``[B, H]`` with the observations (s_t), the action (a_t) and ``"next"``: the
-            observations (s_{t+1}), ``reward``, ``terminated`` and ``done`` (``[B, H, 1]``).
+            TensorDictBase: ``[B, H]`` with the observations (s_t), the action (a_t), ``"next"``:
+            the observations (s_{t+1}), ``reward``, ``terminated`` and ``done`` (``[B, H, 1]``), and
+            the extra entries.
 
         Raises:
             ReplayError: if no episode of at least H steps has finished yet.
         """
-        if self.num_transitions < self._least:
+        if self.num_transitions < self._slice_len:
             raise ReplayError(
                 f"No slice of {self.horizon} steps can be sampled yet: finished episodes left "
-                f"{self.num_transitions} steps in storage ({self.num_short_episodes} were shorter "
-                f"than {self.horizon}) and unfinished ones have {self.num_pending}; "
-                f"collect at least {self._least} in one episode, by a larger train.seed_steps "
-                "or a shorter planner.horizon."
+                f"{self.num_transitions} transitions in storage ({self.num_short_episodes} were "
+                f"shorter than {self.horizon} steps) and unfinished ones have {self.num_pending} "
+                f"steps; collect at least {self.horizon} in one episode, by a larger "
+                "train.seed_steps or a shorter planner.horizon."
             )
-        slices = self._buffer.sample().select(*self._keys, strict=False)
-        slices = slices.reshape(self.batch_size, -1)
-        return slices if self.frame_channels is None else self._stacked(slices)
+        transitions = self._buffer.sample()
+        if (self.device.type, self.sample_device.type) == ("cpu", "cuda"):
+            transitions = transitions.pin_memory().to(self.sample_device, non_blocking=True)
+        else:
+            transitions = transitions.to(self.sample_device)
+        return self._frames.join(transitions.reshape(self.batch_size, -1))
 
     def truncate(self) -> int:
         """Ends the open episodes where they are, as truncated ones.
 
+        Nothing goes on with them: a step that comes with the id of one begins a new trajectory.
+
         Returns:
             int: number of episodes that were open.
         """
-        open_episodes = [torch.cat(pieces) for pieces in self._pending if pieces]
-        for episode in open_episodes:
-            episode["next", "done"][-1] = True
-            self._store(episode)
-        self._pending = []
-        return len(open_episodes)
+        ended, lengths = self._open.truncate()
+        self._store(ended, lengths)
+        return len(lengths)
 
     def written(self, begin: int) -> TensorDictBase:
-        """The places in storage from number ``begin`` to the newest, ``[num_written - begin]``.
+        """The transitions in storage from number ``begin`` on, ``[num_written - begin]``.
 
         Raises:
             ValueError: if number ``begin`` is overwritten or not written yet.
         """
         if not self.num_written - len(self._buffer) <= begin < self.num_written:
-            raise ValueError(f"Place number {begin} is not in storage.")
-        return self._buffer[torch.arange(begin, self.num_written) % self.capacity]
+            raise ValueError(f"Transition number {begin} is not in storage.")
+        return self._buffer[(torch.arange(begin, self.num_written) - self._origin) % self.capacity]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the places in storage: counters, and the unfinished episodes."""
+        """Everything but the transitions in storage: counters, and the unfinished episodes."""
         return {
+            "capacity": self.capacity,
+            "origin": self._origin,
             "num_steps": self.num_steps,
             "num_short_episodes": self.num_short_episodes,
             "num_written": self.num_written,
-            "frames": (self._num_frames, self._frame_dtype, self._stored_dtype),
-            "pending": [torch.cat(p).to_dict() if p else None for p in self._pending],
+            "num_transitions": self.num_transitions,
+            "frames": self._frames.state_dict(),
+            "num_rows": self._num_rows,
+            "open": self._open.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], begin: int, pieces: Iterable[Any]) -> None:
         """Fills an empty replay: afterwards it draws what the saved one would have drawn.
 
+        A replay of another capacity takes as many of the newest transitions as it can hold. If the
+        saved ring had not wrapped around yet, the larger one draws the same.
+
         Args:
             state (dict): what :meth:`state_dict` returned.
-            begin (int): the number of the first place in ``pieces``.
+            begin (int): the number of the first transition in ``pieces``.
             pieces (iterable of TensorDictBase): what :meth:`written` returned at one time and
                 another: all that was in storage, oldest first, without gaps.
 
         Raises:
-            ValueError: if the pieces do not reach from the oldest place in storage to the newest.
+            ValueError: if the pieces do not reach from the oldest transition in storage to the
+                newest.
         """
-        oldest = max(0, state["num_written"] - self.capacity)
-        self._num_frames, self._frame_dtype, self._stored_dtype = state["frames"]
+        newest = state["num_written"]
+        oldest = newest - state["num_transitions"]
+        self._frames.load_state_dict(state["frames"])
         self._make_buffer()
+        self._origin = state["origin"] if state["capacity"] == self.capacity else oldest
         writer = self._buffer.writer
-        writer.load_state_dict(writer.state_dict() | {"_cursor": begin % self.capacity})
-        self.num_written = begin
+        cursor = (oldest - self._origin) % self.capacity
+        writer.load_state_dict(writer.state_dict() | {"_cursor": cursor})
+        end = begin
         for piece in pieces:
-            self._write(piece)
-        if begin > oldest or self.num_written != state["num_written"]:
+            overwritten = max(oldest - end, 0)
+            end += len(piece)
+            if overwritten < len(piece):
+                self._write(piece[overwritten:])
+        if begin > oldest or end != newest:
             raise ValueError(
-                f"Places {begin} to {self.num_written} do not cover those in storage, {oldest} to "
-                f"{state['num_written']}."
+                f"Transitions {begin} to {end} do not cover those in storage, {oldest} to {newest}."
             )
+        self.num_written = newest
         self.num_steps = state["num_steps"]
         self.num_short_episodes = state["num_short_episodes"]
-        self._pending = [[] if p is None else [_steps(p).to(self.device)] for p in state["pending"]]
+        self._num_rows = dict(state["num_rows"])
+        self._open.load_state_dict(state["open"])
 
-    def _places(self, steps: TensorDictBase, *, is_first: bool) -> TensorDictBase:
-        """What steps ``[T]`` of one episode take in the ring: ``[T]``, or ``[K + T]`` at its start.
+    def _identify(self, data: TensorDictBase, source: int | str) -> tuple[tuple, Tensor]:
+        """What stands before the id in a trajectory's name; the id of each step, -1 of padding.
 
-        With frames, a place has one frame and the step that led to it, so that ``done`` stands with
-        the last frame. The places of the K frames of the first observation have no such step.
+        Data without ids count their rows.
         """
-        if self.frame_channels is None:
-            return steps
-        key = self._keys[0]
-        places = steps.exclude(("next", key))
-        places[key] = steps["next", key][:, -self.frame_channels :].view(self._stored_dtype)
-        if is_first:
-            before = torch.zeros_like(places[:1]).expand(self._num_frames).clone()
-            first = steps[key][0].unflatten(0, (self._num_frames, self.frame_channels))
-            before[key] = first.view(self._stored_dtype)
-            places = torch.cat([before, places])
-        return places
-
-    def _stacked(self, places: TensorDictBase) -> TensorDictBase:
-        """Slices ``[B, H]`` from places ``[B, H + K]``; a frame in several stacks is not copied."""
-        key, num_frames = self._keys[0], self._num_frames
-        frames = places[key].view(self._frame_dtype)
-        stacks = frames.unfold(1, num_frames, 1).movedim(-1, 2).flatten(2, 3)  # [B, H + 1, ...]
-        slices = places[:, num_frames:]
-        slices[key], slices["next", key] = stacks[:, :-1], stacks[:, 1:]
-        return slices
-
-    def _store(self, episode: TensorDictBase) -> None:
-        """Writes a finished episode; of one longer than the ring, the end remains."""
-        if len(episode) < self.horizon + self._num_frames:
-            self.num_short_episodes += 1
+        has_ids = TRAJECTORY in data.keys(True)
+        name = (source, has_ids)
+        if has_ids:
+            ids = data[TRAJECTORY].flatten().cpu()
         else:
-            self._write(episode[-self.capacity :])  # once to a place: the order is undefined
+            num_rows = data.numel() // max(data.shape[-1], 1)
+            before = self._num_rows.get(source, num_rows)
+            if before != num_rows and self._open.has_any(name):
+                raise ValueError(
+                    f"The data come in {num_rows} rows without trajectory ids, but the episodes "
+                    f"begun here in {before}; send {TRAJECTORY!r} with the data."
+                )
+            self._num_rows[source] = num_rows
+            ids = torch.arange(num_rows).repeat_interleave(data.shape[-1])
+        if MASK in data.keys(True):
+            ids = ids.masked_fill(~data[MASK].flatten().cpu(), -1)
+        return name, ids
 
-    def _write(self, places: TensorDictBase) -> None:
-        self._buffer.extend(places.to(self.device))
-        self.num_written += len(places)
+    def _select(self, data: TensorDictBase) -> TensorDictBase:
+        """What is kept of the flat data, on the storage's device."""
+        try:
+            return data.select(*self._keys).reshape(-1).to(self.device)
+        except KeyError:
+            missing = [key for key in self._keys if key not in data.keys(True)]
+            raise ValueError(f"The data lack {', '.join(map(repr, missing))}.") from None
 
-    def _check_stacks(self, data: TensorDictBase) -> None:
-        """Refuses observations that are not stacks, or not the last ones moved on by a frame."""
-        stacks, key, channels = data[self._keys[0]], self._keys[0], self.frame_channels
-        if stacks.ndim != 5 or stacks.shape[2] % channels:
-            raise ValueError(
-                f"{key!r} has shape {list(stacks.shape[2:])}; with frame_channels {channels} it "
-                f"must be [a multiple of {channels}, height, width]."
-            )
-        if not (data["next", key][:, :, :-channels] == stacks[:, :, channels:]).all():
-            raise ValueError(
-                f"{key!r} is not a stack of frames of {channels} channels, newest last: a next one "
-                "does not continue it by one frame."
-            )
-        if not self._num_frames:
-            self._num_frames, self._frame_dtype = stacks.shape[2] // channels, stacks.dtype
-            bytes_in_row = stacks.shape[-1] * stacks.element_size()
-            self._stored_dtype = stacks.dtype if bytes_in_row % 8 else torch.int64
-            self._make_buffer()
+    def _store(self, ended: TensorDictBase | None, lengths: list[int]) -> None:
+        """Writes finished episodes; of one longer than the ring, the end remains."""
+        kept, end = [], 0
+        for length in lengths:
+            end += length
+            if length < self._slice_len:
+                self.num_short_episodes += 1
+            else:
+                kept += range(max(end - length, end - self.capacity), end)
+        if kept:
+            whole = len(kept) == len(ended)
+            self._write(ended if whole else ended[torch.tensor(kept, device=self.device)])
 
-    def _check_finite(self, data: TensorDictBase) -> None:
-        """Names the first agent step of ``data`` ``[num_envs, T]`` that is not finite."""
-        for key in self._keys:
-            bad = ~data[key].isfinite().reshape(*data.shape, -1).all(-1)
-            if bad.any():
-                raise FloatingPointError(
-                    f"{key!r} contains NaN or infinity {self._place_of_first(bad)}."
+    def _write(self, transitions: TensorDictBase) -> None:
+        for piece in transitions.split(self.capacity):  # once to a place: the order is undefined
+            self._buffer.extend(piece.to(self.device))
+        self.num_written += len(transitions)
+
+    def _check_kinds(self, steps: TensorDictBase) -> None:
+        """Refuses entries of another shape or type than the first ones had."""
+        kinds = {key: (list(steps[key].shape[1:]), steps[key].dtype) for key in self._keys}
+        self._kinds = self._kinds or kinds
+        for key, (shape, dtype) in kinds.items():
+            if self._kinds[key] != (shape, dtype):
+                before, type_before = self._kinds[key]
+                raise ValueError(
+                    f"{key!r} has shape {shape} and type {dtype}; it was {before} and "
+                    f"{type_before} before."
                 )
 
-    def _check_terminations(self, data: TensorDictBase) -> None:
-        terminated = data["next", "terminated"].reshape(data.shape)
-        if terminated.any() and not self.episodic:
+    def _check_finite(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
+        """Names the first agent step that is not finite."""
+        entries = {key: steps[key] for key in self._finite_keys}
+        numbers = {key: value for key, value in entries.items() if value.dtype != torch.bool}
+        if torch.stack([value.isfinite().all() for value in numbers.values()]).all():
+            return  # as ever, and the device is waited for once
+        for key, value in numbers.items():
+            bad = ~value.isfinite().reshape(len(steps), -1).all(-1)
+            if bad.any():
+                raise FloatingPointError(
+                    f"{key!r} contains NaN or infinity {self._first(bad, shape, place)}."
+                )
+
+    def _check_terminations(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
+        terminated = steps["next", "terminated"].flatten()
+        if not self.episodic and terminated.any():
             raise ReplayError(
-                f"An episode terminated {self._place_of_first(terminated)}, but env.episodic is "
-                "false; set it to true, and the model learns to predict terminations."
+                f"An episode terminated {self._first(terminated, shape, place)}, but env.episodic "
+                "is false; set it to true, and the model learns to predict terminations."
             )
 
-    def _place_of_first(self, flags: Tensor) -> str:
-        """Where in ``[num_envs, T]`` steps a flag is set first."""
-        time, env = flags.T.nonzero()[0].tolist()
-        agent_step = self.num_steps + time * len(flags) + env + 1
-        return f"at agent step {agent_step}, in environment {env}"
-
-
-def _steps(entries: dict[str, Any]) -> TensorDict:
-    """Nested tensors ``[T, ...]`` as a TensorDict ``[T]``."""
-    return TensorDict(entries).auto_batch_size_(1)
+    def _first(self, flags: Tensor, shape: torch.Size, place: Tensor) -> str:
+        """Which agent step of data ``[*environments, T]`` a flag is set in first."""
+        num_envs, length = shape[:-1].numel(), shape[-1]
+        place = place[flags.cpu()]
+        step = int((place % length * num_envs + place // length).min())
+        return f"at agent step {self.num_steps + step + 1}, in environment {step % num_envs}"

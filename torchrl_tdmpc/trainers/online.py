@@ -35,6 +35,7 @@ from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
@@ -68,7 +69,7 @@ class OnlineTrainer:
         auxiliary: further losses; see :class:`TDMPC2Update`.
         update: how ``loss`` and ``auxiliary`` are minimised, in place of both.
         planner: what acts; it must share its networks with the loss.
-        replay: what is remembered.
+        replay: what is remembered; its batches must go to ``device``.
         collector: what steps the environments, in place of ``num_envs`` and ``workers``. It runs
             the planner, one agent step in each environment at a time, with
             :class:`~torchrl.envs.RewardSum` and :class:`~torchrl.envs.StepCounter`.
@@ -82,7 +83,7 @@ class OnlineTrainer:
         max_skipped_updates: updates in a row that may be skipped because of a loss or gradient that
             is not finite; one more ends the run.
         seed: of the networks, the environments and the evaluations.
-        device: where networks and replay are.
+        device: where the networks are, and the replay if it fits beside them.
         resume: None begins a new run; ``"auto"`` goes on with that in ``output_dir`` if there is
             one; a path goes on with that checkpoint.
         config: what else the checkpoints record: plain nested dictionaries.
@@ -162,7 +163,13 @@ class OnlineTrainer:
             update = TDMPC2Update(loss or _make_loss(task, networks, self.device), auxiliary)
         self.update = update
         self.planner = planner or _make_planner(task, update.loss)
-        self.replay = replay or _make_replay(task, self.planner.horizon, steps, self.device)
+        self.replay = replay or build_replay(
+            task,
+            horizon=self.planner.horizon,
+            steps=steps,
+            num_envs=num_envs,
+            networks_device=self.device,
+        )
         self.collector = collector or self._make_collector(workers)
         self.metadata = {
             "agent": describe_agent(task, self.planner, model),
@@ -414,14 +421,3 @@ def _make_loss(task: Task, networks: Networks, device: torch.device) -> TDMPC2Lo
 def _make_planner(task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
     env = LatentEnv(loss.world_model, task.action_dim)
     return TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=loss.discount)
-
-
-def _make_replay(task: Task, horizon: int, steps: int, device: torch.device) -> EpisodeReplay:
-    return EpisodeReplay(
-        capacity=min(1_000_000, steps + task.episode_length),
-        horizon=horizon,
-        batch_size=256,
-        device=device,
-        frame_channels=task.frame_channels,
-        episodic=task.episodic,
-    )
