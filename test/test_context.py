@@ -369,6 +369,21 @@ def test_skipped_steps_keep_no_gradient_that_is_not_finite(monkeypatch):
     assert update(batch)["skipped_updates"] == 0
 
 
+class UnconditionedLoss(TDMPC2Loss):
+    """Its policy loss does not reach the embedding."""
+
+    def actor_loss(self, rollout, *, context, **kwargs):
+        context = context._replace(embedding=context.embedding.detach())
+        return super().actor_loss(rollout, context=context, **kwargs)
+
+
+def test_policy_loss_that_does_not_reach_the_embedding_leaves_nothing():
+    loss = tiny_multitask_loss(loss_class=UnconditionedLoss)
+    update = TDMPC2Update(loss)
+    assert update(tiny_multitask_batch())["skipped_updates"] == 0
+    assert not gradients_left(update).any()
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -96,10 +96,8 @@ class TDMPC2WorldModel(TensorDictModuleBase):
         self.latent_dim = latent_dim
         self.two_hot = two_hot
         self.task_context = task_context
-        self.task_key = task_key
-        self.in_keys = [observation_key, action_key]
-        if task_context is not None:
-            self.in_keys.append(task_key)
+        self.task_keys = [] if task_context is None else [task_key]
+        self.in_keys = [observation_key, action_key, *self.task_keys]
         self.out_keys = [latent_key, unravel_key(("next", latent_key))]
 
     @property
@@ -112,11 +110,11 @@ class TDMPC2WorldModel(TensorDictModuleBase):
 
         Args:
             tensordict: holds the index of the task, int64 ``[*batch]`` or ``[*batch, 1]``.
-            task_key: where; the model's own ``task_key`` when None.
+            task_key: where; the model's own key when None.
         """
         if self.task_context is None:
             return Context()
-        task = tensordict[self.task_key if task_key is None else task_key]
+        task = tensordict[self.task_keys[0] if task_key is None else task_key]
         return self.task_context(task.reshape(tensordict.batch_size))
 
     def refuse_discount(self, name: str, discount: float | None) -> None:

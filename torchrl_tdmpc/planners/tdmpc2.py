@@ -124,8 +124,7 @@ class TDMPC2Planner(MPCPlannerBase):
         self._policy_trajectories = execution.prepare(type(self).policy_trajectories, device)
         self._refine = execution.prepare(type(self).refine, device)
         self._refuse_bad_arguments()
-        task_keys = self.world_model.in_keys[2:]
-        self.in_keys = [env.observation_key, previous_mean_key, *task_keys]
+        self.in_keys = [env.observation_key, previous_mean_key, *self.world_model.task_keys]
         self.out_keys = [
             env.action_key,
             unravel_key(("next", previous_mean_key)),

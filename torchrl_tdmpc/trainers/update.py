@@ -164,10 +164,11 @@ class TDMPC2Update:
             actor_draws: the random draws of :meth:`TDMPC2Loss.actor_loss`; drawn there when None.
 
         Returns:
-            Detached scalars: every loss and raw value, further ``loss_*`` of a subclass too, the
-            gradient norms before clipping, entropy and value scale; and ``skipped_updates``, 1 if a
-            loss or a gradient was not finite. If it was the model's, nothing was changed and the
-            policy's metrics are NaN; if it was the policy's, only the policy's step was left out.
+            Detached scalars: every loss and raw value, the gradient norms before clipping, entropy
+            and value scale; ``skipped_updates``, 1 if a loss or a gradient was not finite; and
+            further ``loss_*`` of a subclass (a run has a column for those in its ``out_keys``). If
+            a number of the model was not finite, nothing was changed and the policy's metrics are
+            NaN; if it was one of the policy, only the policy's step was left out.
         """
         for optimizer in (self.model_optimizer, self.actor_optimizer):
             optimizer.zero_grad()  # frees the gradients before memory is needed for activations
@@ -211,8 +212,9 @@ class TDMPC2Update:
     def _keep_gradients(self, is_finite: bool) -> None:
         """Remember what this policy loss left; nothing, if its step was left out."""
         for parameter in self.shared:
-            left = parameter.grad if is_finite else torch.zeros_like(parameter)
-            self.model_optimizer.state[parameter]["left_by_policy"] = left.clone()
+            is_left = is_finite and parameter.grad is not None
+            left = parameter.grad.clone() if is_left else torch.zeros_like(parameter)
+            self.model_optimizer.state[parameter]["left_by_policy"] = left
 
     def _backward(
         self, optimizer: torch.optim.Optimizer, losses: TensorDict
@@ -228,7 +230,8 @@ class TDMPC2Update:
         grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
         is_finite = total.isfinite() & grad_norm.isfinite()
         for parameter in self.shared:  # the policy's optimiser does not own them
-            is_finite = is_finite & parameter.grad.isfinite().all()
+            if parameter.grad is not None:
+                is_finite = is_finite & parameter.grad.isfinite().all()
         return grad_norm, bool(is_finite)
 
 
