@@ -281,6 +281,23 @@ def test_data_of_any_batch_shape(batch, has_ids):
     check(replay, model)
 
 
+def test_several_episodes_in_a_row_without_ids():
+    rows = [
+        [
+            *steps_of(trajectory=n, steps=range(4), length=4),
+            *steps_of(trajectory=n + 2, steps=range(6)),
+        ]
+        for n in range(2)
+    ]
+    replay, model = make(), Model()
+    for piece in as_data(rows, has_ids=False).split(3, 1):
+        replay.extend(piece)
+    for step in (step for row in rows for step in row):
+        model.add(step)
+    assert replay.num_pending == 12
+    check(replay, model)
+
+
 def test_padding_is_left_out():
     steps = steps_of(trajectory=0, steps=range(5), length=5)
     data = as_data([steps, steps])
