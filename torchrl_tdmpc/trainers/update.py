@@ -46,6 +46,7 @@ class TDMPC2Update:
         actor_optimizer: Adam over the policy prior, with its own epsilon.
         shared: parameters of the model that the policy loss reaches too: a task embedding.
         metric_names: the keys of what a call returns.
+        auxiliary_names: a name for each auxiliary loss, after the ``loss_*`` that it writes.
 
     Examples:
         >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
@@ -96,6 +97,7 @@ class TDMPC2Update:
                 )
         self.loss = loss
         self.auxiliary = list(auxiliary)
+        self.auxiliary_names = [_loss_key(one).removeprefix("loss_") for one in auxiliary]
         self.grad_clip_norm = grad_clip_norm
         encoder = list(loss.world_model.encoder.parameters())
         rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
@@ -134,11 +136,6 @@ class TDMPC2Update:
         ]
         if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
             raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
-
-    @property
-    def auxiliary_names(self) -> list[str]:
-        """A name for each auxiliary loss, after the ``loss_*`` that it writes."""
-        return [_loss_key(one).removeprefix("loss_") for one in self.auxiliary]
 
     @property
     def components(self) -> dict[str, Any]:
