@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
         ("train.seed_steps=9", ("train.seed_steps", "9", "at least 10")),
         ("env.num_envs=3", ("train.seed_steps", "20", "at least 30", "3 environments")),
         ("train.steps=19", ("train.steps", "19", "train.seed_steps = 20")),
-        ("replay.capacity=2", ("replay.capacity", "2", "at least 3")),
+        ("replay.capacity=2", ("replay.capacity", "2", "at least 4")),
         ("eval.interval=0", ("eval.interval", "0", "at least 1")),
         ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
         ("seed=one", ("seed", "one", "a whole number")),

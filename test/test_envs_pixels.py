@@ -108,7 +108,7 @@ def test_what_cannot_be_rendered_is_one_sentence(monkeypatch):
 def test_a_run_learns_from_frames(tmp_path):
     overrides = ("env.pixels=true", "replay.capacity=100", "train.steps=22", "eval.episodes=1")
     trainer, table, evaluations = run(tmp_path, *overrides)
-    assert trainer.replay.frame_channels == 3
+    assert trainer.replay.num_transitions == 2 * (3 + 10)  # each frame of two episodes, once
     batch = trainer.replay.sample()
     assert batch["observation"].dtype == torch.uint8
     assert batch["observation"].shape[2:] == (9, 64, 64)

@@ -164,7 +164,8 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(tmp_path, 
     # At 25 agent steps two episodes of 10 had ended; the third has 5 steps and no row
     assert [int(row["agent_steps"]) for row in train] == [10, 20, 35]
     assert trainer.replay.num_steps == 40
-    assert trainer.replay.num_transitions == 10 + 10 + 5 + 10
+    # Each episode has one transition more, for the observation that it begins with
+    assert trainer.replay.num_transitions == 11 + 11 + 6 + 11
     assert trainer.replay.num_pending == 5
     done = trainer.replay.written(0)["next", "done"].flatten().nonzero().flatten()
     assert done.tolist() == [9, 19, 24, 34]
@@ -426,4 +427,5 @@ def test_a_dead_process_ends_a_run_with_a_checkpoint(tmp_path):
     assert max((tmp_path / "checkpoints").glob("checkpoint-*")).stem.endswith("25")
     trainer, *_ = run(tmp_path, *settings)
     assert trainer.replay.num_steps == 40
-    assert trainer.replay.num_transitions == 10 + 10 + 5 + 10
+    # Each episode has one transition more, for the observation that it begins with
+    assert trainer.replay.num_transitions == 11 + 11 + 6 + 11
