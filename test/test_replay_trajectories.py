@@ -394,7 +394,13 @@ def test_collectors_in_several_processes(kind):
 def two_collectors():
     """Two of them, of different environments, whose ids both begin at 0; one batch each in turn."""
     collectors = [
-        Collector(Worker(*ids), Act(), frames_per_batch=10, total_frames=200)
+        Collector(
+            Worker(*ids),
+            Act(),
+            frames_per_batch=10,
+            total_frames=200,
+            auto_register_policy_transforms=False,
+        )
         for ids in ((0, 1), (2, 3))
     ]
     for pair in zip(*collectors, strict=True):
