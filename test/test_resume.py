@@ -168,7 +168,7 @@ def test_environments_that_cannot_tell_their_state_begin_new_episodes(tmp_path, 
     assert trainer.replay.num_transitions == 11 + 11 + 6 + 11
     assert trainer.replay.num_pending == 5
     done = trainer.replay.written(0)["next", "done"].flatten().nonzero().flatten()
-    assert done.tolist() == [9, 19, 24, 34]
+    assert done.tolist() == [10, 21, 27, 38]
 
 
 def lose_the_carrier(collector):
