@@ -55,6 +55,7 @@ def broken(gammas=SET, primary=0.99, **kwargs):
         ({"gammas": ["primary", 0.97, 0.97 + 1e-9]}, ("multi_gamma.gammas", "0.97", "2 times")),
         ({"gammas": ["primary", 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
         ({"gammas": [0.99, 0.97, 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
+        ({"gammas": [0.99 + 9e-7, 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
         # words
         ({"head": "shared"}, ("multi_gamma.head", "'shared'", "joint, separate")),
         ({"head": None}, ("multi_gamma.head", "None", "joint, separate")),

@@ -162,6 +162,10 @@ def test_parity_updates(reference, compile):
             ours = metrics.get(name, torch.zeros(()))  # no termination loss without that head
             assert_close(ours, published[f"metric_{published_name}"], tolerance)
         assert set(published) >= {f"metric_{name}" for name in METRICS.values()}
+        for name in ("termination_rate", "termination_f1"):  # of the last step of each slice
+            assert (name in metrics) == (f"metric_{name}" in published)
+            if name in metrics:
+                assert_close(metrics[name], published[f"metric_{name}"], 1e-6)
         model_terms = ("consistency", "reward", "value", "termination")
         total = sum(metrics.get(f"loss_{term}", 0.0) for term in model_terms)
         assert_close(total, published["metric_total_loss"], tolerance)

@@ -111,6 +111,7 @@ class MultiGammaConfig:
                 f"multi_gamma.gammas begins with {discounts[0]}; the first must be the primary "
                 f"discount {primary} (or the word primary)."
             )
+        discounts = (primary, *discounts[1:])
         # To six digits, which is how metrics name them
         values = [round(value, 6) for value in discounts]
         numbers = Counter(value for gamma, value in zip(self.gammas, values) if gamma != PRIMARY)
@@ -128,7 +129,7 @@ class MultiGammaConfig:
                 stacklevel=2,
             )
             return ()
-        return (primary, *discounts[1:])
+        return discounts
 
 
 def _is_number(value: object) -> bool:

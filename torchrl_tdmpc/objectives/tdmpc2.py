@@ -168,6 +168,8 @@ class TDMPC2Loss(FunctionalLoss):
             + terms
             + ["entropy", "scaled_entropy", "value_scale"]
         )
+        if world_model.episodic:
+            self.out_keys += ["termination_rate", "termination_f1"]
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
@@ -231,7 +233,9 @@ class TDMPC2Loss(FunctionalLoss):
         Returns:
             ``loss_consistency``, ``loss_reward``, ``loss_value`` and ``loss_termination`` (if the
             model is episodic), their raw values, and ``rollout``, the latent rollout ``[B, H]``
-            that :meth:`actor_loss` and auxiliary losses read.
+            that :meth:`actor_loss` and auxiliary losses read. If the model is episodic, also
+            ``termination_rate``, the share of slices whose last step terminated, and
+            ``termination_f1``, the F1 score of predicting that.
         """
         keys = self.tensor_keys
         action = batch[keys.action]
@@ -265,10 +269,9 @@ class TDMPC2Loss(FunctionalLoss):
         }
         terms = {name: term * rho_weights(self.rho, term) for name, term in terms.items()}
         if self.world_model.episodic:
+            termination_logit = self.world_model.termination_logit(next_latent, context)
             terms["termination"] = F.binary_cross_entropy_with_logits(
-                self.world_model.termination_logit(next_latent, context),
-                terminated,
-                reduction="none",
+                termination_logit, terminated, reduction="none"
             ).squeeze(-1)
 
         losses = TensorDict()
@@ -276,6 +279,8 @@ class TDMPC2Loss(FunctionalLoss):
             raw = self._reduce_loss(term, batch)
             losses[f"loss_{name}"] = getattr(self, f"{name}_coef") * raw
             losses[name] = raw.detach()
+        if self.world_model.episodic:
+            losses.update(_termination_statistics(termination_logit[:, -1], terminated[:, -1]))
         losses["rollout"] = TensorDict(
             {
                 keys.latent: latent,
@@ -365,3 +370,13 @@ class TDMPC2Loss(FunctionalLoss):
         """The rollout's loss masks for z_0 .. z_H: z_H counts where the last transition does."""
         masks = rollout.select(*self._loss_mask_keys(), strict=False)
         return torch.cat([masks, masks[:, -1:]], 1)
+
+
+@torch.no_grad()
+def _termination_statistics(logit: Tensor, terminated: Tensor) -> dict[str, Tensor]:
+    """Share of terminations, and the F1 score of their prediction, for ``[B, 1]`` steps."""
+    predicted, actual = logit > 0, terminated > 0.5  # a probability above one half
+    hits = (predicted & actual).sum()
+    # F1 = 2 hits / (predicted + actual); 0 where nothing terminated and nothing was predicted to
+    f1 = 2 * hits.to(terminated.dtype) / (predicted.sum() + actual.sum()).clamp(min=1)
+    return {"termination_rate": terminated.mean(), "termination_f1": f1}
