@@ -10,10 +10,10 @@ def carried_data(collector: Collector) -> TensorDictBase | None:
     """What a collector carries from one step to the next: observations, warm start, trajectory ids.
 
     Args:
-        collector (Collector): in this process.
+        collector: in this process.
 
     Returns:
-        TensorDictBase or None: the collector's own; an update of it is what the next step reads.
+        The collector's own; an update of it is what the next step reads.
         None if this series of TorchRL keeps it elsewhere or leaves a part of it out, so that a run
         cannot go on from it.
     """

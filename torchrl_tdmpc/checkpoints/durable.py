@@ -13,8 +13,8 @@ def publish(staged: Path, path: Path) -> None:
     """Move a written file to its name, so that a process or machine that dies leaves it whole.
 
     Args:
-        staged (Path): the file, complete, on the file system of ``path``.
-        path (Path): its name; a file of that name is replaced.
+        staged: the file, complete, on the file system of ``path``.
+        path: its name; a file of that name is replaced.
 
     Raises:
         OSError: if the disk is full or fails; ``path`` is as it was then.

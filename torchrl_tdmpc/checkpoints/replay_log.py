@@ -38,11 +38,11 @@ class ReplayLog:
     ring are not listed any more. The unfinished episodes and counters are in :meth:`state_dict`.
 
     Args:
-        replay (EpisodeReplay): what is saved, or an empty one to be filled.
-        directory (str or Path): where the files are; made when absent.
+        replay: what is saved, or an empty one to be filled.
+        directory: where the files are; made when absent.
 
     Attributes:
-        segments (list of Segment): the files that hold the replay as it was last saved or restored.
+        segments: the files that hold the replay as it was last saved or restored.
 
     Examples:
         >>> import tempfile

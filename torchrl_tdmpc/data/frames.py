@@ -20,13 +20,13 @@ class Frames:
     stacks.
 
     Args:
-        observation_keys (sequence of NestedKey): the observations, at the root and under
+        observation_keys: the observations, at the root and under
             ``"next"``.
-        channels (int, optional): channels of one frame, where the one observation is a stack of
+        channels: channels of one frame, where the one observation is a stack of
             frames ``[K * channels, height, width]``, newest last; None for anything else.
 
     Attributes:
-        num_frames (int): K; 0 until the first stack is seen.
+        num_frames: K; 0 until the first stack is seen.
     """
 
     def __init__(self, observation_keys: Sequence[NestedKey], channels: int | None):
@@ -41,7 +41,7 @@ class Frames:
         """Refuses what is no stack, or not the last one moved on by a frame.
 
         Args:
-            data (TensorDictBase): ``[M]`` steps. Of the first ones K becomes known.
+            data: ``[M]`` steps. Of the first ones K becomes known.
 
         Raises:
             ValueError: the observation has another shape, or does not move on by a frame.
@@ -69,7 +69,7 @@ class Frames:
         """Takes steps apart.
 
         Args:
-            data (TensorDictBase): ``[M]`` steps.
+            data: ``[M]`` steps.
 
         Returns:
             The K frames ``[M, K]`` that each begins with, and transitions ``[M]``: at the root the

@@ -38,30 +38,30 @@ class EpisodeReplay:
     uniformly. Every draw comes from torch's global generator (of the storage's device).
 
     Args:
-        capacity (int): transitions in the ring; the oldest are overwritten.
-        horizon (int): steps in a slice, H.
-        batch_size (int): slices in a batch, B.
-        device (torch.device or str): where the storage is.
-        sample_device (torch.device or str, optional): where batches go; None leaves them on
+        capacity: transitions in the ring; the oldest are overwritten.
+        horizon: steps in a slice, H.
+        batch_size: slices in a batch, B.
+        device: where the storage is.
+        sample_device: where batches go; None leaves them on
             ``device``. From the CPU to CUDA they go through pinned memory, and nothing waits.
-        observation_keys (sequence of NestedKey): the entries of the environment to keep, at the
+        observation_keys: the entries of the environment to keep, at the
             root and under ``"next"``.
-        action_key (NestedKey): the action's entry.
-        extra_keys (sequence of NestedKey): further entries to keep and to hand out, such as
+        action_key: the action's entry.
+        extra_keys: further entries to keep and to hand out, such as
             ``("next", "success")``; they may be NaN.
-        frame_channels (int, optional): given when the one observation is a stack of K frames of so
+        frame_channels: given when the one observation is a stack of K frames of so
             many channels each, ``[K * frame_channels, height, width]``, newest last. Each frame is
             then stored once: an episode of T steps takes T + K transitions of the ring. At
             3 x 64 x 64 bytes a frame, an episode of 500 steps takes 12.4 kB a step (not 73.8).
             Slices are the same.
-        episodic (bool): whether episodes may terminate; a model without a termination head cannot
+        episodic: whether episodes may terminate; a model without a termination head cannot
             learn from those that do.
 
     Attributes:
-        num_steps (int): steps given to :meth:`extend` so far, all environments together.
-        num_short_episodes (int): finished episodes of fewer than H steps. They hold no slice and
+        num_steps: steps given to :meth:`extend` so far, all environments together.
+        num_short_episodes: finished episodes of fewer than H steps. They hold no slice and
             are dropped.
-        num_written (int): transitions written so far, the overwritten ones too. The ring is a
+        num_written: transitions written so far, the overwritten ones too. The ring is a
             function of what was written, in order: each goes to the place after the last one's.
 
     Raises:
@@ -173,12 +173,12 @@ class EpisodeReplay:
         ``done`` (as with ``reset_at_each_iter``) stays open until :meth:`truncate`.
 
         Args:
-            data (TensorDictBase): ``[..., T]`` steps in TorchRL's root/next layout, those of one
+            data: ``[..., T]`` steps in TorchRL's root/next layout, those of one
                 trajectory in their order. Entries other than those kept are ignored.
-            source (int or str): which collector they come from, if several fill this replay.
+            source: which collector they come from, if several fill this replay.
 
         Returns:
-            int: how many episodes finished.
+            How many episodes finished.
 
         Raises:
             ValueError: if ``data`` has no time dimension, lacks an entry or has one of another
@@ -211,7 +211,7 @@ class EpisodeReplay:
         """Draws a batch of slices.
 
         Returns:
-            TensorDictBase: ``[B, H]`` with the observations (s_t), the action (a_t), ``"next"``:
+            ``[B, H]`` with the observations (s_t), the action (a_t), ``"next"``:
             the observations (s_{t+1}), ``reward``, ``terminated`` and ``done`` (``[B, H, 1]``), and
             the extra entries.
 
@@ -239,7 +239,7 @@ class EpisodeReplay:
         Nothing goes on with them: a step that comes with the id of one begins a new trajectory.
 
         Returns:
-            int: number of episodes that were open.
+            Number of episodes that were open.
         """
         ended, lengths = self._open.truncate()
         self._store(ended, lengths)
@@ -276,9 +276,9 @@ class EpisodeReplay:
         saved ring had not wrapped around yet, the larger one draws the same.
 
         Args:
-            state (dict): what :meth:`state_dict` returned.
-            begin (int): the number of the first transition in ``pieces``.
-            pieces (iterable of TensorDictBase): what :meth:`written` returned at one time and
+            state: what :meth:`state_dict` returned.
+            begin: the number of the first transition in ``pieces``.
+            pieces: what :meth:`written` returned at one time and
                 another: all that was in storage, oldest first, without gaps.
 
         Raises:

@@ -27,8 +27,8 @@ class OpenTrajectories:
     else is kept. The first K have an observation only; the rest of them is 0.
 
     Args:
-        num_frames (int): frames in an observation, K; 1 for vectors.
-        device (torch.device): where the pool is.
+        num_frames: frames in an observation, K; 1 for vectors.
+        device: where the pool is.
     """
 
     def __init__(self, num_frames: int, device: torch.device):
@@ -54,11 +54,11 @@ class OpenTrajectories:
         """Takes steps, those of one trajectory in their order.
 
         Args:
-            name (tuple): what the ids are unique in, the source first.
-            ids (Tensor): ``[M]``, the trajectory of each step; on the CPU. After a step that is
+            name: what the ids are unique in, the source first.
+            ids: ``[M]``, the trajectory of each step; on the CPU. After a step that is
                 ``done`` the same id begins another trajectory.
-            histories (TensorDictBase): ``[M, K]``, the frames that each step begins with.
-            transitions (TensorDictBase): ``[M]``, what is kept of each step.
+            histories: ``[M, K]``, the frames that each step begins with.
+            transitions: ``[M]``, what is kept of each step.
 
         Returns:
             The transitions of the trajectories that ended, in the order of their last steps (None

@@ -24,14 +24,14 @@ def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = 
     """A task of the DeepMind Control Suite, with two environment steps to an agent step.
 
     Args:
-        name (str): domain and task joined by a dash, as published: ``"cartpole-swingup"``,
+        name: domain and task joined by a dash, as published: ``"cartpole-swingup"``,
             ``"cup-catch"``, ``"finger-turn-easy"``. Dashes, underscores and case are not told
             apart, and the suite's own domain names (``ball_in_cup``, ``point_mass``) hold as well.
-        episode_length (int, optional): truncates episodes earlier than the suite does; agent steps.
-        pixels (bool): observe frames from the published camera.
+        episode_length: truncates episodes earlier than the suite does; agent steps.
+        pixels: observe frames from the published camera.
 
     Returns:
-        Task: the task. One environment is built, after the name is known to be good, to read its
+        The task. One environment is built, after the name is known to be good, to read its
         time limit and specs.
 
     Raises:

@@ -25,15 +25,15 @@ def load_task(
     """Looks a task up by name.
 
     Args:
-        backend (str): where the task comes from; one of ``BACKENDS``.
-        name (str): the task's name in that backend: ``"walker-stand"``, ``"Hopper-v5"``, or the
+        backend: where the task comes from; one of ``BACKENDS``.
+        name: the task's name in that backend: ``"walker-stand"``, ``"Hopper-v5"``, or the
             import path of a function, ``"package.module:function"``.
-        episode_length (int, optional): time limit in agent steps. It may shorten the limit that the
+        episode_length: time limit in agent steps. It may shorten the limit that the
             task declares, and is needed where a task declares none.
-        pixels (bool): observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
+        pixels: observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
 
     Returns:
-        Task: the task, ready for :func:`make_env`.
+        The task, ready for :func:`make_env`.
 
     Raises:
         ImportError: if a package that the task needs is not installed.
@@ -65,18 +65,18 @@ def make_env(
     environments stay the same when more are added.
 
     Args:
-        task (Task): what to pose, from :func:`load_task`.
-        num_envs (int): number of environments N.
-        seed (int): at least 0; equal seeds give equal initial states.
-        device (torch.device or str): where observations and rewards appear.
-        workers (str): ``"serial"`` steps the environments one after the other, ``"process"`` each
+        task: what to pose, from :func:`load_task`.
+        num_envs: number of environments N.
+        seed: at least 0; equal seeds give equal initial states.
+        device: where observations and rewards appear.
+        workers: ``"serial"`` steps the environments one after the other, ``"process"`` each
             in a process of its own, which a script must then start under
             ``if __name__ == "__main__":``. The trajectories are the same.
 
     Returns:
-        EnvBase: of batch size ``[N]``. It reads ``action`` ``[N, A]`` and writes ``observation``
-        ``[N, *observation_shape]``, ``reward`` ``[N, 1]`` (summed over the repeated steps),
-        ``done``, ``terminated`` and ``truncated`` ``[N, 1]``.
+        Environments of batch size ``[N]``. They read ``action`` ``[N, A]``, and write
+        ``observation`` ``[N, *observation_shape]``, ``reward`` ``[N, 1]`` (summed over the repeated
+        steps), ``done``, ``terminated`` and ``truncated`` ``[N, 1]``.
 
     Raises:
         ValueError: if ``num_envs`` is less than 1, ``seed`` less than 0, or ``workers`` unknown.

@@ -41,17 +41,17 @@ def make_task(
             function without arguments that returns one of them or a Gymnasium environment. A class
             of environments is such a function. What is returned is seeded with ``set_seed``; one
             that draws from torch's global generator all the same shares it with the agent.
-        name (str, optional): for messages and titles; None takes the id or the function's name.
-        episode_length (int, optional): time limit in agent steps; needed unless a Gymnasium id
+        name: for messages and titles; None takes the id or the function's name.
+        episode_length: time limit in agent steps; needed unless a Gymnasium id
             declares one.
-        action_repeat (int): environment steps in an agent step.
-        observation_keys (sequence of NestedKey, optional): the entries to concatenate, in this
+        action_repeat: environment steps in an agent step.
+        observation_keys: the entries to concatenate, in this
             order; None takes every entry of ``observation_spec``, in its own order.
-        pixels (bool): observe three stacked frames of 64 x 64 pixels out of the environment's
+        pixels: observe three stacked frames of 64 x 64 pixels out of the environment's
             ``render()`` instead.
 
     Returns:
-        Task: the task. One environment is built to read its specs.
+        The task. One environment is built to read its specs.
 
     Raises:
         ImportError: if a Gymnasium environment needs a package that is not installed.

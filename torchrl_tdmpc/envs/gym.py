@@ -17,8 +17,8 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
     """An environment of Gymnasium by its id.
 
     Args:
-        name (str): the id: ``"Hopper-v5"``, ``"Pendulum-v1"``.
-        pixels (bool): whether its frames will be observed; MuJoCo's are 64 x 64 then.
+        name: the id: ``"Hopper-v5"``, ``"Pendulum-v1"``.
+        pixels: whether its frames will be observed; MuJoCo's are 64 x 64 then.
 
     Returns:
         gymnasium.Env: the environment, with the time limit that its id declares. It can be rendered

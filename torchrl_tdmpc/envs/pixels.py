@@ -21,7 +21,7 @@ def append_frames(env: TransformedEnv) -> None:
     The ``observation`` is uint8 ``[9, 64, 64]``. After a reset it is the first frame three times.
 
     Args:
-        env (TransformedEnv): around an environment with a ``render`` method.
+        env: around an environment with a ``render`` method.
     """
     env.append_transform(_Frame(out_keys=["pixels"], preproc=to_frame))
     env.append_transform(CatFrames(NUM_FRAMES, -3, in_keys=["pixels"], out_keys=["observation"]))
@@ -31,10 +31,10 @@ def to_frame(frame: np.ndarray | Tensor) -> Tensor:
     """A frame as the encoder reads it; another size is averaged down to 64 x 64.
 
     Args:
-        frame (np.ndarray or Tensor): uint8 ``[height, width, 3]``.
+        frame: uint8 ``[height, width, 3]``.
 
     Returns:
-        Tensor: uint8 ``[3, 64, 64]``.
+        uint8 ``[3, 64, 64]``.
 
     Examples:
         >>> to_frame(np.zeros((240, 320, 3), dtype=np.uint8)).shape

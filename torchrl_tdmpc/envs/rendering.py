@@ -32,10 +32,10 @@ def render(env: EnvBase) -> np.ndarray:
     dm_control is drawn at 384 x 512; any other environment at the size of its own ``render()``.
 
     Args:
-        env (EnvBase): an environment without batch dimensions, whatever transforms are around it.
+        env: an environment without batch dimensions, whatever transforms are around it.
 
     Returns:
-        np.ndarray: uint8, ``[height, width, 3]``.
+        uint8, ``[height, width, 3]``.
 
     Raises:
         AttributeError: if the environment has no ``render`` method.
@@ -63,9 +63,9 @@ def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
     """Say so if an environment cannot be rendered here.
 
     Args:
-        env (EnvBase): it is reset and rendered once.
-        name (str): the task's name, for the message.
-        reason (str): why it is to be rendered: ``"env.pixels is true"``.
+        env: it is reset and rendered once.
+        name: the task's name, for the message.
+        reason: why it is to be rendered: ``"env.pixels is true"``.
 
     Raises:
         ValueError: if rendering fails or gives something else than a frame.

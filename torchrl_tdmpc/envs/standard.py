@@ -44,18 +44,18 @@ def build_task(
     """The task that environments pose once they are made standard. One of them is built and closed.
 
     Args:
-        make_base (Callable[[int], EnvBase]): makes an environment as it comes, from a seed.
-        name (str): the task's name.
-        backend (str): where it comes from.
-        facts (Callable[[EnvBase], Facts]): reads what an environment tells of its task.
-        episode_length (int, optional): the limit asked for, in agent steps.
-        action_repeat (int): environment steps in an agent step.
-        base_repeats (bool): whether ``make_base``'s environments repeat actions by themselves.
-        observation_keys (sequence of NestedKey, optional): see :func:`standardise`.
-        pixels (bool): see :func:`standardise`.
+        make_base: makes an environment as it comes, from a seed.
+        name: the task's name.
+        backend: where it comes from.
+        facts: reads what an environment tells of its task.
+        episode_length: the limit asked for, in agent steps.
+        action_repeat: environment steps in an agent step.
+        base_repeats: whether ``make_base``'s environments repeat actions by themselves.
+        observation_keys: see :func:`standardise`.
+        pixels: see :func:`standardise`.
 
     Returns:
-        Task: the task.
+        The task.
 
     Raises:
         ValueError: if the environment's actions, observations or time limit do not fit.
@@ -104,16 +104,16 @@ def standardise(
     """An environment with one float32 ``observation`` and an ``action`` in [-1, 1].
 
     Args:
-        base (EnvBase): of batch size ``[]``, with one continuous, bounded ``action`` vector.
-        name (str): the task's name, for the messages.
-        max_steps (int, optional): agent steps after which an episode is truncated.
-        action_repeat (int): environment steps in an agent step; rewards are summed over them.
-        observation_keys (sequence of NestedKey, optional): what is concatenated, in this order;
+        base: of batch size ``[]``, with one continuous, bounded ``action`` vector.
+        name: the task's name, for the messages.
+        max_steps: agent steps after which an episode is truncated.
+        action_repeat: environment steps in an agent step; rewards are summed over them.
+        observation_keys: what is concatenated, in this order;
             None takes every entry of ``observation_spec`` in its own order.
-        pixels (bool): observe three stacked frames of ``base.render()`` instead.
+        pixels: observe three stacked frames of ``base.render()`` instead.
 
     Returns:
-        EnvBase: as :class:`~torchrl_tdmpc.envs.Task` promises.
+        As :class:`~torchrl_tdmpc.envs.Task` promises.
 
     Raises:
         ValueError: if actions or observations are of another kind.
@@ -148,7 +148,7 @@ class RepeatAction(FrameSkipTransform):
     """TorchRL's transform, which here stops where the episode ends and passes on the state.
 
     Args:
-        frame_skip (int): environment steps in an agent step.
+        frame_skip: environment steps in an agent step.
     """
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:

@@ -22,10 +22,10 @@ def env_state(env: EnvBase) -> list[dict[str, Any]] | None:
     (targets, terrain) and into itself, its random generator and its step counter.
 
     Args:
-        env (EnvBase): environments in this process, transformed or not.
+        env: environments in this process, transformed or not.
 
     Returns:
-        list of dict or None: for each environment tensors and plain numbers, which
+        For each environment tensors and plain numbers, which
         ``torch.load(weights_only=True)`` reads; None if one of them cannot tell its state, because
         it is not DMControl's or runs in another process.
 
@@ -56,8 +56,8 @@ def set_env_state(env: EnvBase, state: list[dict[str, Any]]) -> None:
     """Put environments where :func:`env_state` found others of the same task.
 
     Args:
-        env (EnvBase): as many environments, reset at least once.
-        state (list of dict): what :func:`env_state` returned.
+        env: as many environments, reset at least once.
+        state: what :func:`env_state` returned.
 
     Raises:
         ValueError: if the environments cannot take a state, or not these.
@@ -84,7 +84,7 @@ def has_lost_processes(env: EnvBase) -> bool:
     """Whether environments ran in processes of their own, and no longer do because one died.
 
     Args:
-        env (EnvBase): environments in this process (which gives False) or in others.
+        env: environments in this process (which gives False) or in others.
     """
     while isinstance(env, TransformedEnv):
         env = env.base_env

@@ -15,22 +15,22 @@ class Task:
     """One named task: its limits, and how to make an environment that poses it.
 
     Attributes:
-        name (str): the task's name within its backend, in the published spelling.
-        backend (str): where the task comes from, such as ``"dmcontrol"``.
-        episode_length (int): time limit of an episode, in agent steps. An episode that reaches it
+        name: the task's name within its backend, in the published spelling.
+        backend: where the task comes from, such as ``"dmcontrol"``.
+        episode_length: time limit of an episode, in agent steps. An episode that reaches it
             is truncated, not terminated.
-        action_repeat (int): environment steps that one agent step takes.
-        observation_shape (tuple of int): shape of one ``observation``: ``(D,)`` for a vector,
+        action_repeat: environment steps that one agent step takes.
+        observation_shape: shape of one ``observation``: ``(D,)`` for a vector,
             ``(9, 64, 64)`` for frames.
-        action_dim (int): size of one ``action``, A.
-        make (Callable[[int], EnvBase]): makes one environment of batch size ``[]`` from a seed. It
+        action_dim: size of one ``action``, A.
+        make: makes one environment of batch size ``[]`` from a seed. It
             reads ``action`` (float32, in [-1, 1]) and writes ``observation`` (float32, or uint8 if
             it is frames), ``reward`` (float32), ``done``, ``terminated`` and ``truncated``.
-        frame_channels (int, optional): channels of one frame, where an observation is a stack of
+        frame_channels: channels of one frame, where an observation is a stack of
             frames, newest last; None for vectors.
-        episodic (bool): whether an episode may terminate, rather than only reach its time limit.
-        discount_cap (float): largest discount that the heuristic gives; published per suite.
-        rho (float): decay of the weight of later steps in the rollout; published per suite.
+        episodic: whether an episode may terminate, rather than only reach its time limit.
+        discount_cap: largest discount that the heuristic gives; published per suite.
+        rho: decay of the weight of later steps in the rollout; published per suite.
     """
 
     name: str
@@ -62,12 +62,12 @@ def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
     """The error for a name that is none of the choices, nearest names first.
 
     Args:
-        key (str): the setting that carries the name.
-        value (str): the name given.
-        choices (iterable of str): the names that would have been right.
+        key: the setting that carries the name.
+        value: the name given.
+        choices: the names that would have been right.
 
     Returns:
-        ValueError: to be raised by the caller.
+        To be raised by the caller.
 
     Examples:
         >>> print(unknown("env.backend", "dmcontrl", ["dmcontrol"]))
@@ -83,13 +83,13 @@ def resolve_episode_length(task: str, declared: int | None, requested: int | Non
     """The time limit that holds, in agent steps.
 
     Args:
-        task (str): the task's name, for the messages.
-        declared (int, optional): the limit that the environment itself declares.
-        requested (int, optional): the limit asked for (``env.episode_length``); it may shorten the
+        task: the task's name, for the messages.
+        declared: the limit that the environment itself declares.
+        requested: the limit asked for (``env.episode_length``); it may shorten the
             declared one, never lengthen it.
 
     Returns:
-        int: the requested limit, or else the declared one.
+        The requested limit, or else the declared one.
 
     Raises:
         ValueError: if there is no limit at all, or the requested one is not within
