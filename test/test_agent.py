@@ -7,7 +7,7 @@ import pytest
 import runs
 import torch
 from tensordict import TensorDict
-from torchrl.checkpoint import CheckpointError
+from torchrl.checkpoint import Checkpoint, CheckpointError
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_tdmpc import OnlineTrainer, TDMPC2Loss, TDMPC2Update, load_agent
@@ -96,3 +96,18 @@ def test_what_is_no_run_is_refused(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 3)
     with pytest.raises(CheckpointError, match=r"has format 2.*; this version reads format 3"):
         load_agent(trained[0])
+
+
+@pytest.mark.parametrize("written", [{}, {"format": 1}], ids=["none of its own", "its number"])
+def test_a_checkpoint_of_format_1_is_refused(tmp_path, trained, monkeypatch, written):
+    publish = Checkpoint.save
+
+    def save(self, path, *, metadata, **settings):
+        del metadata["format"]
+        return publish(self, path, metadata={**metadata, **written}, **settings)
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    metadata = {"agent": trained[1].metadata["agent"]}
+    save_checkpoint(tmp_path, 1, {"loss": trained[1].update.loss}, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"has format 1, of another version of .* format 2\."):
+        load_agent(tmp_path)

@@ -53,6 +53,16 @@ def test_imports_run_down(room):
             assert not {name.split(".")[0] for name in names} & COMMAND_LINE, path
 
 
+def test_a_room_is_imported_by_its_full_name():
+    """Relative imports, and names of the package itself, would hide which room they come from."""
+    for path in PACKAGE.glob("*/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module != "torchrl_tdmpc", (path, node.lineno)
+            elif isinstance(node, ast.Import):
+                assert "torchrl_tdmpc" not in {alias.name for alias in node.names}, path
+
+
 def test_importing_the_package_loads_nothing_optional():
     optional = [
         "hydra",
@@ -62,7 +72,7 @@ def test_importing_the_package_loads_nothing_optional():
         "dm_control",
         "gymnasium",
         "wandb",
-        "tensorboard",
+        "tensorboard",  # tqdm is not among them: torchrl itself loads it
     ]
     code = f"import sys, torchrl_tdmpc; print(sorted(set({optional}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
