@@ -76,6 +76,15 @@ def test_what_an_agent_cannot_act_on_is_refused(trained):
     agent.act(np.zeros((3, 5)))
 
 
+@pytest.mark.parametrize("which", [True, [True], [True, False, True], [[True, False]]])
+def test_a_reset_names_each_environment(trained, which):
+    agent = load_agent(trained[0])
+    agent.act(np.ones((2, 5)))
+    with pytest.raises(ValueError, match=r"which has shape .* 2 environments") as error:
+        agent.reset(which)
+    assert "\n" not in str(error.value)
+
+
 def test_networks_of_a_users_own_are_given_again(tmp_path):
     task = load_task("dmcontrol", "cartpole-swingup", episode_length=10)
     update = TDMPC2Update(TDMPC2Loss(*build_networks(task, MODEL), discount=0.95))

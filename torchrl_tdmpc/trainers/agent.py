@@ -112,11 +112,19 @@ class Agent:
         Args:
             which: a boolean for each environment of the batch: those whose episode ended. None
                 forgets all of them, and the next batch may have another size.
+
+        Raises:
+            ValueError: not one boolean for each environment.
         """
         if which is None:
             self._mean = None
         elif self._mean is not None:
             ended = torch.as_tensor(which, dtype=torch.bool, device=self._mean.device)
+            if ended.shape != self._mean.shape[:1]:
+                raise ValueError(
+                    f"which has shape {list(ended.shape)}; this agent acted for "
+                    f"{len(self._mean)} environments, and each needs one boolean."
+                )
             self._mean = self._mean.masked_fill(ended.view(-1, 1, 1), 0.0)
 
 
