@@ -91,29 +91,45 @@ def test_targets_are_moved_with_tau():
     assert close.all() and not (heads.target_heads_params.data == before).all()
 
 
-def test_it_is_logged_saved_and_restored(tmp_path):
-    def make(seed, **settings):
-        task = load_task("dmcontrol", "cartpole-swingup", episode_length=4)
-        torch.manual_seed(seed)
-        return OnlineTrainer(
-            task,
-            model=MODEL,
-            auxiliary=[InverseDynamicsLoss(16, 1)],
-            output_dir=tmp_path,
-            seed_steps=8,
-            eval_episodes=0,
-            **settings,
-        )
+def make(output_dir, seed, **settings):
+    """A run with the loss, whose own weights come from the seed."""
+    task = load_task("dmcontrol", "cartpole-swingup", episode_length=4)
+    torch.manual_seed(seed)
+    return OnlineTrainer(
+        task,
+        model=MODEL,
+        auxiliary=[InverseDynamicsLoss(16, 1)],
+        output_dir=output_dir,
+        seed_steps=8,
+        eval_episodes=0,
+        **settings,
+    )
 
-    first = make(0, steps=12)
+
+def test_it_is_logged_saved_and_restored(tmp_path):
+    first = make(tmp_path, 0, steps=12)
     first.train()
     assert float(runs.rows(tmp_path / "train.csv")[-1]["loss_inverse_dynamics"]) > 0
-    resumed = make(1, steps=12, resume="auto")
+    resumed = make(tmp_path, 1, steps=12, resume="auto")
     assert not torch.equal(weight(resumed), weight(first))
     resumed.train()
     assert torch.equal(weight(resumed), weight(first))
     steps = {int(state["step"]) for state in resumed.update.model_optimizer.state.values()}
     assert steps == {12}
+
+
+def test_a_resumed_run_trains_it_bit_for_bit_as_one_that_was_not_stopped(tmp_path):
+    whole = make(tmp_path / "whole", 0, steps=12)
+    whole.train()
+    make(tmp_path / "stopped", 0, steps=10).train()
+    resumed = make(tmp_path / "stopped", 1, steps=12, resume="auto")
+    resumed.train()
+    assert torch.equal(weight(resumed), weight(whole))
+    columns = [
+        [row["loss_inverse_dynamics"] for row in runs.rows(tmp_path / name / "train.csv")]
+        for name in ("whole", "stopped")
+    ]
+    assert columns[0] == columns[1] and columns[0][-1] != ""
 
 
 def weight(trainer):
