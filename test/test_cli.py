@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
         ("env.backend=atari", ("env.backend", "atari", "dmcontrol")),
         ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
         ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
-        ("model.latent_dim=20", ("model.latent_dim", "20", "model.simnorm_dim = 8")),
+        ("model.latent_dim=20", ("model.latent_dim", "20", " simnorm_dim = 8")),
         ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
         ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
         ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),

@@ -418,13 +418,13 @@ def world_model_of_tasks_that_end():
         ),
         (
             lambda: TDMPC2Loss(*tiny_multitask_networks(), discount=0.9),
-            r"loss.discount is 0.9; it must be None, .* each of its tasks",
+            r"discount is 0.9; it must be None, .* each of its tasks",
         ),
         (
             lambda: tiny_planner(networks=tiny_multitask_networks()),
-            r"planner.discount is 0.9; it must be None, .* each of its tasks",
+            r"discount is 0.9; it must be None, .* each of its tasks",
         ),
-        (lambda: tiny_planner(discount=None), r"planner.discount is None; .*between 0 and 1"),
+        (lambda: tiny_planner(discount=None), r"discount is None; .*between 0 and 1"),
         (
             lambda: save_official("/nowhere/agent.pt", tiny_multitask_loss()),
             r"the loss is of several tasks; save_official writes single-task agents",

@@ -176,15 +176,15 @@ def test_the_collector_carries_nothing_superfluous(num_envs, episode_length):
     [
         (
             ("dmc", "cartpole-swingup"),
-            "env.backend 'dmc' is unknown; choose from dmcontrol, gym, function.",
+            "backend 'dmc' is unknown; choose from dmcontrol, gym, function.",
         ),
         (
             ("dmcontrol", "cartpole-swngup"),
-            "env.task 'cartpole-swngup' is unknown (did you mean cartpole-swingup or",
+            "task 'cartpole-swngup' is unknown (did you mean cartpole-swingup or",
         ),
-        (("dmcontrol", "zzz"), "env.task 'zzz' is unknown; choose from acrobot-swingup, "),
-        (("dmcontrol", "cartpole"), "env.task 'cartpole' is unknown"),
-        (("dmcontrol", ""), "env.task '' is unknown"),
+        (("dmcontrol", "zzz"), "task 'zzz' is unknown; choose from acrobot-swingup, "),
+        (("dmcontrol", "cartpole"), "task 'cartpole' is unknown"),
+        (("dmcontrol", ""), "task '' is unknown"),
     ],
 )
 def test_an_unknown_name_is_one_sentence_before_anything_is_built(
@@ -200,7 +200,7 @@ def test_an_unknown_name_is_one_sentence_before_anything_is_built(
 
 
 def test_unbounded_actions_are_refused():
-    with pytest.raises(ValueError, match=r"env\.task 'lqr-lqr-2-1' has unbounded actions; choose"):
+    with pytest.raises(ValueError, match=r"task 'lqr-lqr-2-1' has unbounded actions; choose"):
         load_task("dmcontrol", "lqr-lqr_2_1", episode_length=10)
 
 
@@ -209,14 +209,14 @@ def test_a_limit_that_does_not_fit(episode_length):
     with pytest.raises(ValueError) as error:
         load_task("dmcontrol", "cartpole-swingup", episode_length=episode_length)
     assert str(error.value) == (
-        f"env.episode_length {episode_length} does not fit env.task 'cartpole-swingup'; "
+        f"episode_length {episode_length} does not fit task 'cartpole-swingup'; "
         "choose from 1 to 500 agent steps."
     )
 
 
 def test_a_task_without_a_limit_needs_one():
     assert resolve_episode_length("endless", None, 30) == 30
-    with pytest.raises(ValueError, match=r"env\.episode_length is None, but env\.task 'endless'"):
+    with pytest.raises(ValueError, match=r"episode_length is None, but task 'endless'"):
         resolve_episode_length("endless", None, None)
     with pytest.raises(ValueError, match="choose at least 1 agent steps"):
         resolve_episode_length("endless", None, 0)
@@ -225,7 +225,7 @@ def test_a_task_without_a_limit_needs_one():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"num_envs": 0}, "env.num_envs 0 is too few; choose at least 1."),
+        ({"num_envs": 0}, "num_envs 0 is too few; choose at least 1."),
         ({"seed": -1}, "seed -1 is negative; choose at least 0."),
     ],
 )
@@ -246,4 +246,4 @@ def test_without_dm_control_or_a_part_of_it_the_command_is_named(monkeypatch, pa
     hide(monkeypatch, package)
     with pytest.raises(ImportError) as error:
         load_task("dmcontrol", "walker-walk")
-    assert str(error.value) == f"env.backend 'dmcontrol' needs {package}: {install_command()}"
+    assert str(error.value) == f"backend 'dmcontrol' needs {package}: {install_command()}"

@@ -235,7 +235,7 @@ BOX = gymnasium.spaces.Box
             lambda: TransformedEnv(Counting(), StepCounter()),
             ("'step_count' of shape (1,) and type int64", "observation_keys"),
         ),
-        (lambda: Counting(batch_size=(3,)), ("batch size [3]", "env.num_envs")),
+        (lambda: Counting(batch_size=(3,)), ("batch size [3]", "num_envs")),
         (not_an_environment, ("not_an_environment", "type list", "TorchRL environment")),
     ],
 )
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_one_sentence(source, words):
     with pytest.raises(ValueError) as error:
         make_task(source, episode_length=5)
     message = str(error.value)
-    assert message.startswith("env.task ") and message.endswith(".") and "\n" not in message
+    assert message.startswith("task ") and message.endswith(".") and "\n" not in message
     assert all(word in message for word in words), message
 
 
@@ -255,7 +255,7 @@ def test_several_actions_are_refused():
 
 
 def test_a_limit_is_needed_and_keys_must_exist():
-    with pytest.raises(ValueError, match=r"env\.episode_length is None, but env\.task 'Counting'"):
+    with pytest.raises(ValueError, match=r"episode_length is None, but task 'Counting'"):
         make_task(Counting)
     with pytest.raises(ValueError, match="has no observation 'bee'; choose from zebra, ant"):
         make_task(Counting, episode_length=5, observation_keys=["bee"])
@@ -274,10 +274,10 @@ def test_a_limit_is_needed_and_keys_must_exist():
 def test_import_paths_that_lead_nowhere(path, words):
     with pytest.raises(ValueError) as error:
         load_task("function", path, episode_length=5)
-    assert str(error.value).startswith(f"env.task {path!r}") and words in str(error.value)
+    assert str(error.value).startswith(f"task {path!r}") and words in str(error.value)
 
 
 def test_unknown_workers():
     with pytest.raises(ValueError) as error:
         make_env(make_task(Counting, episode_length=9), workers="thread")
-    assert str(error.value) == "env.workers 'thread' is unknown; choose from serial, process."
+    assert str(error.value) == "workers 'thread' is unknown; choose from serial, process."

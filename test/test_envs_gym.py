@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_one_sentence(name, words):
     with pytest.raises(ValueError) as error:
         load(name)
     message = str(error.value)
-    assert message.startswith("env.task ") and message.endswith(".") and "\n" not in message
+    assert message.startswith("task ") and message.endswith(".") and "\n" not in message
     assert all(word in message for word in words), message
 
 
@@ -167,7 +167,7 @@ def test_a_termination_ends_a_run_that_is_not_episodic(tmp_path):
         run(tmp_path, *HOPPER, "train.seed_steps=40", "env.episodic=false")
     message = str(error.value)
     assert "at agent step " in message and "in environment 0" in message
-    assert "env.episodic is false; set it to true" in message
+    assert "episodic is false; set it to true" in message
 
 
 def test_a_run_without_terminations(tmp_path):

@@ -97,7 +97,7 @@ def test_what_cannot_be_rendered_is_one_sentence(monkeypatch):
         return str(error.value)
 
     message = refused(ContinuousActionVecMockEnv)
-    assert message.startswith("env.pixels is true, but env.task 'ContinuousActionVecMockEnv' can")
+    assert message.startswith("pixels is true, but task 'ContinuousActionVecMockEnv' can")
     assert "has no attribute 'render'" in message and "MUJOCO_GL" in message
     monkeypatch.setattr(Painted, "frame", np.zeros((64, 64, 3)))
     assert "no uint8 frame" in refused(Painted)

@@ -60,9 +60,9 @@ def test_simnorm_is_a_softmax_over_neighbours_of_the_official_order(shape, dim):
 
 
 def test_simnorm_refuses_features_it_cannot_group():
-    with pytest.raises(ValueError, match=r"20 features.*multiple of model.simnorm_dim = 8"):
+    with pytest.raises(ValueError, match=r"20 features.*multiple of simnorm_dim = 8"):
         SimNorm(8)(torch.randn(2, 20))
-    with pytest.raises(ValueError, match=r"model.simnorm_dim is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match=r"simnorm_dim is 0; it must be at least 1"):
         SimNorm(0)
 
 
@@ -183,9 +183,9 @@ def test_two_hot_cross_entropy_and_its_gradient():
 
 
 def test_two_hot_refuses_an_empty_support():
-    with pytest.raises(ValueError, match=r"model.num_bins is 1; it must be at least 2"):
+    with pytest.raises(ValueError, match=r"num_bins is 1; it must be at least 2"):
         SymlogTwoHot(num_bins=1)
-    with pytest.raises(ValueError, match=r"model.vmin is 3 and model.vmax is 3; vmin must be"):
+    with pytest.raises(ValueError, match=r"vmin is 3 and vmax is 3; vmin must be"):
         SymlogTwoHot(vmin=3, vmax=3)
 
 
@@ -234,16 +234,16 @@ def test_encoder_has_the_layers_of_its_size():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: model_size(7), r"model.size is 7; the choices are 1, 5, 19, 48, 317"),
-        (lambda: model_size("5"), r"model.size is '5'; the choices are 1, 5, 19, 48, 317"),
-        (lambda: model_size(1, mlp_dim=0), r"model.mlp_dim is 0; it must be at least 1"),
+        (lambda: model_size(7), r"size is 7; the choices are 1, 5, 19, 48, 317"),
+        (lambda: model_size("5"), r"size is '5'; the choices are 1, 5, 19, 48, 317"),
+        (lambda: model_size(1, mlp_dim=0), r"mlp_dim is 0; it must be at least 1"),
         (
             lambda: make_networks((3,), 2, model_size(1, latent_dim=20)),
-            r"model.latent_dim is 20; it must be a multiple of model.simnorm_dim = 8",
+            r"latent_dim is 20; it must be a multiple of simnorm_dim = 8",
         ),
         (
             lambda: make_networks((3,), 2, model_size(1, num_q=1)),
-            r"model.num_q is 1; it must be at least 2",
+            r"num_q is 1; it must be at least 2",
         ),
         (
             lambda: make_networks((3, 32, 32), 2, MODEL_SIZES[1]),
@@ -251,7 +251,7 @@ def test_encoder_has_the_layers_of_its_size():
         ),
         (
             lambda: make_networks((3, 64, 64), 2, model_size(1, latent_dim=24)),
-            r"model.latent_dim \(here 24\) is a multiple of 16",
+            r"latent_dim \(here 24\) is a multiple of 16",
         ),
     ],
 )

@@ -210,11 +210,11 @@ def test_heads_begin_at_zero_and_draw_nothing(layout):
         ),
         (
             lambda: MultiGammaValueLoss(tiny_heads(), GAMMAS[:2]),
-            ("multi_gamma.gammas", "[0.9, 0.5]", "2 heads need 3"),
+            ("gammas", "[0.9, 0.5]", "2 heads need 3"),
         ),
         (
             lambda: MultiGammaValueLoss(tiny_heads(), (0.9, 0.5, 1.0)),
-            ("multi_gamma.gammas", "1.0", "between 0 and 1"),
+            ("gammas", "1.0", "between 0 and 1"),
         ),
         (
             lambda: tiny_heads_loss(two_hot=SymlogTwoHot(num_bins=51)),
@@ -222,7 +222,7 @@ def test_heads_begin_at_zero_and_draw_nothing(layout):
         ),
         (
             lambda: tiny_heads_loss(bootstrap="own"),
-            ("multi_gamma.bootstrap", "'own'", "primary, self"),
+            ("bootstrap", "'own'", "primary, self"),
         ),
     ],
 )

@@ -27,57 +27,57 @@ def broken(gammas=SET, primary=0.99, **kwargs):
     ("settings", "words"),
     [
         # gammas[0] is the primary discount within 1e-6
-        ({"gammas": [0.97, 0.995]}, ("multi_gamma.gammas", "0.97", "primary discount 0.99")),
-        ({"gammas": [0.990002, 0.97]}, ("multi_gamma.gammas", "0.990002", "0.99 ")),
-        ({"gammas": [0.989998, 0.97]}, ("multi_gamma.gammas", "0.989998", "0.99 ")),
+        ({"gammas": [0.97, 0.995]}, ("gammas", "0.97", "primary discount 0.99")),
+        ({"gammas": [0.990002, 0.97]}, ("gammas", "0.990002", "0.99 ")),
+        ({"gammas": [0.989998, 0.97]}, ("gammas", "0.989998", "0.99 ")),
         # at most six
         (
             {"gammas": ["primary", 0.9, 0.91, 0.92, 0.93, 0.94, 0.95]},
-            ("multi_gamma.gammas", "7", "0.95", "at most 6"),
+            ("gammas", "7", "0.95", "at most 6"),
         ),
         # each in (0, 1), or the word
-        ({"gammas": ["primary", 0.0]}, ("multi_gamma.gammas", "0.0", "between 0 and 1")),
-        ({"gammas": ["primary", 1.0]}, ("multi_gamma.gammas", "1.0", "between 0 and 1")),
-        ({"gammas": ["primary", -0.5]}, ("multi_gamma.gammas", "-0.5", "between 0 and 1")),
-        ({"gammas": ["primary", 1]}, ("multi_gamma.gammas", "1", "between 0 and 1")),
-        ({"gammas": ["primary", float("nan")]}, ("multi_gamma.gammas", "nan", "between 0")),
-        ({"gammas": ["primary", True]}, ("multi_gamma.gammas", "True", "primary", "between")),
-        ({"gammas": ["primary", "0.97"]}, ("multi_gamma.gammas", "'0.97'", "between 0 and 1")),
-        ({"gammas": ["first", 0.97]}, ("multi_gamma.gammas", "'first'", "word primary")),
-        ({"gammas": ["primary", None]}, ("multi_gamma.gammas", "None", "between 0 and 1")),
-        ({"gammas": ["primary", [0.97]]}, ("multi_gamma.gammas", "[0.97]", "between 0 and 1")),
+        ({"gammas": ["primary", 0.0]}, ("gammas", "0.0", "between 0 and 1")),
+        ({"gammas": ["primary", 1.0]}, ("gammas", "1.0", "between 0 and 1")),
+        ({"gammas": ["primary", -0.5]}, ("gammas", "-0.5", "between 0 and 1")),
+        ({"gammas": ["primary", 1]}, ("gammas", "1", "between 0 and 1")),
+        ({"gammas": ["primary", float("nan")]}, ("gammas", "nan", "between 0")),
+        ({"gammas": ["primary", True]}, ("gammas", "True", "primary", "between")),
+        ({"gammas": ["primary", "0.97"]}, ("gammas", "'0.97'", "between 0 and 1")),
+        ({"gammas": ["first", 0.97]}, ("gammas", "'first'", "word primary")),
+        ({"gammas": ["primary", None]}, ("gammas", "None", "between 0 and 1")),
+        ({"gammas": ["primary", [0.97]]}, ("gammas", "[0.97]", "between 0 and 1")),
         # a list
-        ({"gammas": "primary"}, ("multi_gamma.gammas", "'primary'", "a list")),
-        ({"gammas": 0.97}, ("multi_gamma.gammas", "0.97", "a list")),
-        ({"gammas": None}, ("multi_gamma.gammas", "None", "a list")),
+        ({"gammas": "primary"}, ("gammas", "'primary'", "a list")),
+        ({"gammas": 0.97}, ("gammas", "0.97", "a list")),
+        ({"gammas": None}, ("gammas", "None", "a list")),
         # only the word may repeat
-        ({"gammas": ["primary", 0.97, 0.97]}, ("multi_gamma.gammas", "0.97", "2 times", "word")),
-        ({"gammas": ["primary", 0.97, 0.97 + 1e-9]}, ("multi_gamma.gammas", "0.97", "2 times")),
-        ({"gammas": ["primary", 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
-        ({"gammas": [0.99, 0.97, 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
-        ({"gammas": [0.99 + 9e-7, 0.99]}, ("multi_gamma.gammas", "0.99", "2 times", "primary")),
+        ({"gammas": ["primary", 0.97, 0.97]}, ("gammas", "0.97", "2 times", "word")),
+        ({"gammas": ["primary", 0.97, 0.97 + 1e-9]}, ("gammas", "0.97", "2 times")),
+        ({"gammas": ["primary", 0.99]}, ("gammas", "0.99", "2 times", "primary")),
+        ({"gammas": [0.99, 0.97, 0.99]}, ("gammas", "0.99", "2 times", "primary")),
+        ({"gammas": [0.99 + 9e-7, 0.99]}, ("gammas", "0.99", "2 times", "primary")),
         # words
-        ({"head": "shared"}, ("multi_gamma.head", "'shared'", "joint, separate")),
-        ({"head": None}, ("multi_gamma.head", "None", "joint, separate")),
-        ({"bootstrap": "target"}, ("multi_gamma.bootstrap", "'target'", "primary, self")),
+        ({"head": "shared"}, ("head", "'shared'", "joint, separate")),
+        ({"head": None}, ("head", "None", "joint, separate")),
+        ({"bootstrap": "target"}, ("bootstrap", "'target'", "primary, self")),
         # numbers
-        ({"loss_weight": -0.1}, ("multi_gamma.loss_weight", "-0.1", "at least 0")),
-        ({"loss_weight": float("nan")}, ("multi_gamma.loss_weight", "nan", "at least 0")),
-        ({"loss_weight": float("inf")}, ("multi_gamma.loss_weight", "inf", "finite")),
-        ({"loss_weight": "0.5"}, ("multi_gamma.loss_weight", "'0.5'", "number")),
-        ({"loss_weight": None}, ("multi_gamma.loss_weight", "None", "number")),
-        ({"loss_weight": True}, ("multi_gamma.loss_weight", "True", "number")),
-        ({"log_num_examples": 0}, ("multi_gamma.log_num_examples", "0", "at least 1")),
-        ({"log_num_examples": 2.5}, ("multi_gamma.log_num_examples", "2.5", "integer")),
-        ({"log_num_examples": None}, ("multi_gamma.log_num_examples", "None", "integer")),
-        ({"log_num_examples": True}, ("multi_gamma.log_num_examples", "True", "integer")),
+        ({"loss_weight": -0.1}, ("loss_weight", "-0.1", "at least 0")),
+        ({"loss_weight": float("nan")}, ("loss_weight", "nan", "at least 0")),
+        ({"loss_weight": float("inf")}, ("loss_weight", "inf", "finite")),
+        ({"loss_weight": "0.5"}, ("loss_weight", "'0.5'", "number")),
+        ({"loss_weight": None}, ("loss_weight", "None", "number")),
+        ({"loss_weight": True}, ("loss_weight", "True", "number")),
+        ({"log_num_examples": 0}, ("log_num_examples", "0", "at least 1")),
+        ({"log_num_examples": 2.5}, ("log_num_examples", "2.5", "integer")),
+        ({"log_num_examples": None}, ("log_num_examples", "None", "integer")),
+        ({"log_num_examples": True}, ("log_num_examples", "True", "integer")),
         # switches
-        ({"enabled": "no"}, ("multi_gamma.enabled", "'no'", "true or false")),
-        ({"enabled": 1}, ("multi_gamma.enabled", "1", "true or false")),
-        ({"detach_latent": "false"}, ("multi_gamma.detach_latent", "'false'", "true or false")),
-        ({"debug_logging": None}, ("multi_gamma.debug_logging", "None", "true or false")),
+        ({"enabled": "no"}, ("enabled", "'no'", "true or false")),
+        ({"enabled": 1}, ("enabled", "1", "true or false")),
+        ({"detach_latent": "false"}, ("detach_latent", "'false'", "true or false")),
+        ({"debug_logging": None}, ("debug_logging", "None", "true or false")),
         # on, with nothing to do
-        ({"gammas": []}, ("multi_gamma.gammas", "[]", "multi_gamma.enabled", "[primary, 0.97")),
+        ({"gammas": []}, ("gammas", "[]", "enabled", "[primary, 0.97")),
     ],
 )
 def test_a_broken_rule_names_key_value_and_what_is_allowed(settings, words):
@@ -86,7 +86,7 @@ def test_a_broken_rule_names_key_value_and_what_is_allowed(settings, words):
 
 
 def test_rules_hold_for_the_heads_that_are_off_too():
-    with pytest.raises(ValueError, match=r"multi_gamma.gammas has 1.5"):
+    with pytest.raises(ValueError, match=r"gammas has 1.5"):
         MultiGammaConfig(enabled=False, gammas=["primary", 1.5])
 
 
@@ -126,7 +126,7 @@ def test_heads_may_have_no_weight():
 @pytest.mark.parametrize("gammas", [["primary"], [0.99]])
 def test_one_discount_warns_and_builds_nothing(gammas):
     config = MultiGammaConfig(enabled=True, gammas=gammas)
-    with pytest.warns(UserWarning, match=r"multi_gamma.gammas .*alone.*no head"):
+    with pytest.warns(UserWarning, match=r"gammas .*alone.*no head"):
         assert config.discounts(0.99) == ()
 
 

@@ -66,7 +66,7 @@ def same(left, right):
 
 
 def test_one_discount_is_off_bit_for_bit(off, tmp_path):
-    with pytest.warns(UserWarning, match=r"multi_gamma.gammas has the primary discount alone"):
+    with pytest.warns(UserWarning, match=r"gammas has the primary discount alone"):
         settings = ("multi_gamma.enabled=true", "multi_gamma.gammas=[primary]")
         _, train, evaluations = run(tmp_path, *settings)
     assert without_times(train) == without_times(off[2])
@@ -320,5 +320,5 @@ def test_a_broken_rule_is_refused_before_anything_starts(built, monkeypatch):
         "torchrl_tdmpc.trainers.online.make_env",
         lambda *a, **k: pytest.fail("an environment was made"),
     )
-    with pytest.raises(ValueError, match=r"multi_gamma.gammas begins with 0.97.*0.95"):
+    with pytest.raises(ValueError, match=r"gammas begins with 0.97.*0.95"):
         built("multi_gamma.enabled=true", "multi_gamma.gammas=[0.97,0.995]")

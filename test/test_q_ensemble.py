@@ -109,7 +109,7 @@ def test_q_ensemble_as_a_module_has_dropout_in_training_only():
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.5])
 def test_dropout_that_is_no_probability_is_refused(dropout):
-    with pytest.raises(ValueError, match=rf"model.dropout is {dropout}; it must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=rf"dropout is {dropout}; it must be in \[0, 1\]"):
         QEnsemble(LATENT, ACTION, 8, dropout=dropout)
 
 

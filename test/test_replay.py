@@ -260,7 +260,7 @@ def test_sampling_too_early():
     assert str(error.value) == (
         "No slice of 3 steps can be sampled yet: finished episodes left 0 transitions in storage "
         "(1 were shorter than 3 steps) and unfinished ones have 4 steps; collect at least 3 in one "
-        "episode, by a larger train.seed_steps or a shorter planner.horizon."
+        "episode, by a larger seed_steps or a shorter horizon."
     )
 
 
@@ -304,7 +304,7 @@ def test_a_termination_that_none_expected_names_decision_and_environment():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"capacity": 3}, "replay.capacity 3 cannot hold a slice of 3 steps; choose at least 4."),
+        ({"capacity": 3}, "capacity 3 cannot hold a slice of 3 steps; choose at least 4."),
         ({"horizon": 0}, "horizon 0 is too short for a slice; choose at least 1."),
         ({"batch_size": 0}, "batch_size 0 is too small; choose at least 1."),
     ],

@@ -235,7 +235,7 @@ def test_padded_steps_do_not_count(shape):
 
 @pytest.mark.parametrize("value", [-0.1, float("nan")])
 def test_coefficient_that_is_not_at_least_zero_is_refused(value):
-    with pytest.raises(ValueError, match=f"loss.reward_coef is {value}; it must be at least 0"):
+    with pytest.raises(ValueError, match=f"reward_coef is {value}; it must be at least 0"):
         tiny_loss(reward_coef=value)
 
 

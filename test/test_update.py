@@ -164,11 +164,11 @@ def test_batch_is_not_changed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, r"train.lr is 0.0; it must be positive"),
-        ({"grad_clip_norm": -1.0}, r"train.grad_clip_norm is -1.0; it must be positive"),
-        ({"enc_lr_scale": -0.1}, r"train.enc_lr_scale is -0.1; it must be .*"),
-        ({"tau": 0.0}, r"train.tau is 0.0; it must be .*"),
-        ({"tau": 1.5}, r"train.tau is 1.5; it must be .*"),
+        ({"lr": 0.0}, r"lr is 0.0; it must be positive"),
+        ({"grad_clip_norm": -1.0}, r"grad_clip_norm is -1.0; it must be positive"),
+        ({"enc_lr_scale": -0.1}, r"enc_lr_scale is -0.1; it must be .*"),
+        ({"tau": 0.0}, r"tau is 0.0; it must be .*"),
+        ({"tau": 1.5}, r"tau is 1.5; it must be .*"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -95,7 +95,7 @@ def test_an_episode_cut_short_leaves_no_video(task, tmp_path):
 def test_what_cannot_be_recorded_is_refused_beforehand(task, monkeypatch):
     check_video(task)
     mock = replace(task, make=lambda seed: CountingEnv())
-    refused = r"a video is wanted, but env.task 'walker-stand' cannot be rendered here .*render"
+    refused = r"a video is wanted, but task 'walker-stand' cannot be rendered here .*render"
     with pytest.raises(ValueError, match=refused):
         check_video(mock)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

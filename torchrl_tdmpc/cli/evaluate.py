@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
-from torchrl_tdmpc.cli.settings import default_settings, resolve
+from torchrl_tdmpc.cli.settings import default_settings, naming, resolve
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import check_video, record_first_episode
@@ -43,7 +43,8 @@ def run(arguments: list[str]) -> None:
             check_video(task)
             video = Path(config.output_dir, f"{name}.mp4")
             recorder["on_begin"] = functools.partial(record_first_episode, path=video)
-        with tqdm(total=task.episode_length, unit=" agent steps", leave=False) as progress:
+        bar = tqdm(total=task.episode_length, unit=" agent steps", leave=False)
+        with bar as progress, naming("eval"):
             returns, lengths = evaluate(
                 planner,
                 task,

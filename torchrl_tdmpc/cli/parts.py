@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_tdmpc.cli.settings import naming
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
@@ -72,6 +73,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
     }
 
 
+@naming("replay", "train", "planner")
 def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
     """What a run remembers."""
     return build_replay(
@@ -86,6 +88,7 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
     )
 
 
+@naming("model", "loss")
 def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
     """The loss of world model, policy prior and Q-functions of the sizes asked for."""
     networks = build_networks(task, OmegaConf.to_container(config.model))
@@ -93,6 +96,7 @@ def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
     return TDMPC2Loss(*networks, **config.loss).to(config.device)
 
 
+@naming("train", "multi_gamma")
 def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
     """The update of a loss, and of the auxiliary value heads if they are on."""
     heads = make_multi_gamma_loss(config, loss.world_model.latent_dim, loss.world_model.two_hot)
@@ -107,6 +111,7 @@ def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
     )
 
 
+@naming("planner")
 def make_planner(config: DictConfig, task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
     """What acts with the networks of a loss."""
     return TDMPC2Planner(

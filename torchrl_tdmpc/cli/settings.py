@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         ImportError: a package that a setting needs is not installed.
     """
     settled, task = resolve(config)
-    check_backend(config.logger.backend)
+    with naming("logger"):
+        check_backend(config.logger.backend)
     check_training(settled, task)
     settled.resume = resolve_resume(settled)
     if settled.eval.video:
@@ -95,7 +97,10 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
         )
     env = config.env
-    task = load_task(env.backend, env.task, episode_length=env.episode_length, pixels=env.pixels)
+    with naming("env"):
+        task = load_task(
+            env.backend, env.task, episode_length=env.episode_length, pixels=env.pixels
+        )
     automatic = {
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -193,6 +198,30 @@ def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+@contextmanager
+def naming(*sections: str) -> Iterator[None]:
+    """Put the setting's key into an error that begins with the name of an argument.
+
+    Args:
+        sections: of the configuration; the first one that has a setting of this name counts.
+
+    Examples:
+        >>> with naming("train", "planner"):
+        ...     raise ValueError("horizon is 0; it must be at least 1.")
+        Traceback (most recent call last):
+        ValueError: planner.horizon is 0; it must be at least 1.
+    """
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        name = str(error).partition(" ")[0]
+        settings = default_settings()
+        for section in sections:
+            if name in settings[section]:
+                raise type(error)(f"{section}.{error}") from error
+        raise
 
 
 # Keys of earlier versions

@@ -130,7 +130,7 @@ class EpisodeReplay:
         self._slice_len = self.horizon + max(self._frames.num_frames, 1)
         if self.capacity < self._slice_len:
             raise ValueError(
-                f"replay.capacity {self.capacity} cannot hold a slice of {self.horizon} steps; "
+                f"capacity {self.capacity} cannot hold a slice of {self.horizon} steps; "
                 f"choose at least {self._slice_len}."
             )
         self._open = OpenTrajectories(self._frames.num_frames, self.device)
@@ -224,7 +224,7 @@ class EpisodeReplay:
                 f"{self.num_transitions} transitions in storage ({self.num_short_episodes} were "
                 f"shorter than {self.horizon} steps) and unfinished ones have {self.num_pending} "
                 f"steps; collect at least {self.horizon} in one episode, by a larger "
-                "train.seed_steps or a shorter planner.horizon."
+                "seed_steps or a shorter horizon."
             )
         transitions = self._buffer.sample()
         if (self.device.type, self.sample_device.type) == ("cpu", "cuda"):
@@ -387,8 +387,8 @@ class EpisodeReplay:
         terminated = steps["next", "terminated"].flatten()
         if not self.episodic and terminated.any():
             raise ReplayError(
-                f"An episode terminated {self._first(terminated, shape, place)}, but env.episodic "
-                "is false; set it to true, and the model learns to predict terminations."
+                f"An episode terminated {self._first(terminated, shape, place)}, but episodic is "
+                "false; set it to true, and the model learns to predict terminations."
             )
 
     def _first(self, flags: Tensor, shape: torch.Size, place: Tensor) -> str:

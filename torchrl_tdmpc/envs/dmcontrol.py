@@ -45,7 +45,7 @@ def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = 
     """
     published, names = _task_names()
     if _plain(name) not in names:
-        raise unknown("env.task", name, published)
+        raise unknown("task", name, published)
     domain, task = names[_plain(name)]
     return build_task(
         functools.partial(_make_base, domain, task),
@@ -114,7 +114,5 @@ def _suite():
     try:
         from dm_control import suite
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"env.backend 'dmcontrol' needs {error.name}: {install_command()}"
-        ) from error
+        raise ImportError(f"backend 'dmcontrol' needs {error.name}: {install_command()}") from error
     return suite

@@ -46,7 +46,7 @@ def load_task(
         (500, 2)
     """
     if backend not in BACKENDS:
-        raise unknown("env.backend", backend, BACKENDS)
+        raise unknown("backend", backend, BACKENDS)
     return BACKENDS[backend](name, episode_length, pixels)
 
 
@@ -87,11 +87,11 @@ def make_env(
         torch.Size([2, 5, 24])
     """
     if num_envs < 1:
-        raise ValueError(f"env.num_envs {num_envs} is too few; choose at least 1.")
+        raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; choose at least 0.")
     if workers not in WORKERS:
-        raise unknown("env.workers", workers, WORKERS)
+        raise unknown("workers", workers, WORKERS)
     seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
     settings = {
         # One for all, so that the specs are read once

@@ -103,12 +103,12 @@ def function_task(name: str, episode_length: int | None = None, pixels: bool = F
         >>> path = "torchrl.testing.mocking_classes:ContinuousActionVecMockEnv"
         >>> function_task(path)
         Traceback (most recent call last):
-        ValueError: env.episode_length is None, but env.task 'torchrl...' declares no time limit...
+        ValueError: episode_length is None, but task 'torchrl...' declares no time limit...
     """
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ValueError(
-            f"env.task {name!r} names no function; with env.backend 'function' it must be "
+            f"task {name!r} names no function; with backend 'function' it must be "
             "package.module:function."
         )
     try:
@@ -117,11 +117,11 @@ def function_task(name: str, episode_length: int | None = None, pixels: bool = F
         if error.name is None or not (module + ".").startswith(error.name + "."):
             raise
         raise ValueError(
-            f"env.task {name!r} names the module {error.name!r}, which Python does not find; "
+            f"task {name!r} names the module {error.name!r}, which Python does not find; "
             "PYTHONPATH must hold its folder."
         ) from None
     if not callable(function):
-        raise ValueError(f"env.task {name!r} names no function: {module} has no {attribute!r}.")
+        raise ValueError(f"task {name!r} names no function: {module} has no {attribute!r}.")
     return make_task(function, name=name, episode_length=episode_length, pixels=pixels)
 
 
@@ -136,7 +136,7 @@ def _make_base(
     if not isinstance(env, EnvBase):
         if not isinstance(env, import_gymnasium().Env):
             raise ValueError(
-                f"env.task {name!r} gives an object of type {type(env).__name__}; it must give a "
+                f"task {name!r} gives an object of type {type(env).__name__}; it must give a "
                 "TorchRL environment, a Gymnasium environment or a Gymnasium id."
             )
         env = GymWrapper(env)

@@ -36,7 +36,7 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
     try:
         spec = gymnasium.spec(name)
     except gymnasium.error.Error:
-        raise unknown("env.task", name, gymnasium.registry) from None
+        raise unknown("task", name, gymnasium.registry) from None
     try:
         settings = {"render_mode": "rgb_array"} if pixels or _declares_pictures(spec) else {}
         if pixels and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
@@ -45,7 +45,7 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ImportError(
-            f"env.task {name!r} needs a package that is not installed ({reason}); "
+            f"task {name!r} needs a package that is not installed ({reason}); "
             "pip install 'torchrl_tdmpc[gym]' brings those of Gymnasium's MuJoCo tasks."
         ) from error
 
@@ -63,7 +63,7 @@ def import_gymnasium() -> ModuleType:
         if error.name != "gymnasium":
             raise
         raise ImportError(
-            "env.backend 'gym' needs gymnasium: pip install 'torchrl_tdmpc[gym]'."
+            "backend 'gym' needs gymnasium: pip install 'torchrl_tdmpc[gym]'."
         ) from error
     return gymnasium
 

@@ -65,7 +65,7 @@ def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
     Args:
         env: it is reset and rendered once.
         name: the task's name, for the message.
-        reason: why it is to be rendered: ``"env.pixels is true"``.
+        reason: why it is to be rendered: ``"pixels is true"``.
 
     Raises:
         ValueError: if rendering fails or gives something else than a frame.
@@ -77,6 +77,6 @@ def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
         failure = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         renderer = os.environ.get("MUJOCO_GL", "not set")
         raise ValueError(
-            f"{reason}, but env.task {name!r} cannot be rendered here ({failure}); MUJOCO_GL, "
+            f"{reason}, but task {name!r} cannot be rendered here ({failure}); MUJOCO_GL, "
             f"which is {renderer}, may be egl, osmesa or glfw, whichever is installed."
         ) from error

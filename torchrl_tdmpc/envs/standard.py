@@ -65,7 +65,7 @@ def build_task(
     declared = math.ceil(math.ceil(steps) / action_repeat) if steps and steps < math.inf else None
     length = resolve_episode_length(name, declared, episode_length)
     if pixels:
-        refuse_rendering(base, name, "env.pixels is true")
+        refuse_rendering(base, name, "pixels is true")
     standard = functools.partial(
         standardise,
         name=name,
@@ -173,13 +173,13 @@ def _append_vector(
     if not keys or (missing := set(keys) - set(entries)):
         wrong = f"has no observation {missing.pop()!r}" if keys else "observes nothing"
         raise ValueError(
-            f"env.task {name!r} {wrong}; choose from {', '.join(map(str, entries)) or 'none'}."
+            f"task {name!r} {wrong}; choose from {', '.join(map(str, entries)) or 'none'}."
         )
     for key in keys:
         if not spec[key].dtype.is_floating_point or spec[key].ndim not in (1, 2):
             dtype = str(spec[key].dtype).removeprefix("torch.")
             raise ValueError(
-                f"env.task {name!r} observes {key!r} of shape {tuple(spec[key].shape)} and type "
+                f"task {name!r} observes {key!r} of shape {tuple(spec[key].shape)} and type "
                 f"{dtype}; it must be a vector or a matrix of floating-point numbers, or be left "
                 "out by observation_keys of make_task."
             )
@@ -192,26 +192,26 @@ def _refuse_actions(env: EnvBase, name: str) -> None:
     """Name what keeps an environment from being posed."""
     if env.batch_size:
         raise ValueError(
-            f"env.task {name!r} has batch size {list(env.batch_size)}; choose an environment "
-            "without batch dimensions, and env.num_envs for their number."
+            f"task {name!r} has batch size {list(env.batch_size)}; choose an environment "
+            "without batch dimensions, and num_envs for their number."
         )
     if [*env.action_keys] != ["action"] or [*env.reward_keys] != ["reward"]:
         raise ValueError(
-            f"env.task {name!r} has the actions {env.action_keys} and the rewards "
+            f"task {name!r} has the actions {env.action_keys} and the rewards "
             f"{env.reward_keys}; it must have one 'action' and one 'reward'."
         )
     spec = env.action_spec
     if not spec.dtype.is_floating_point:
         raise ValueError(
-            f"env.task {name!r} has discrete actions; choose a task with continuous, bounded ones."
+            f"task {name!r} has discrete actions; choose a task with continuous, bounded ones."
         )
     if spec.ndim != 1:
         raise ValueError(
-            f"env.task {name!r} has actions of shape {tuple(spec.shape)}; choose a task whose "
+            f"task {name!r} has actions of shape {tuple(spec.shape)}; choose a task whose "
             "action is a vector."
         )
     if not isinstance(spec, Bounded) or not _bounded(spec):
-        raise ValueError(f"env.task {name!r} has unbounded actions; choose a task with bounds.")
+        raise ValueError(f"task {name!r} has unbounded actions; choose a task with bounds.")
 
 
 def _bounded(spec: Bounded) -> bool:

@@ -70,8 +70,8 @@ def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
         To be raised by the caller.
 
     Examples:
-        >>> print(unknown("env.backend", "dmcontrl", ["dmcontrol"]))
-        env.backend 'dmcontrl' is unknown (did you mean dmcontrol?); choose from dmcontrol.
+        >>> print(unknown("backend", "dmcontrl", ["dmcontrol"]))
+        backend 'dmcontrl' is unknown (did you mean dmcontrol?); choose from dmcontrol.
     """
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices)
@@ -85,7 +85,7 @@ def resolve_episode_length(task: str, declared: int | None, requested: int | Non
     Args:
         task: the task's name, for the messages.
         declared: the limit that the environment itself declares.
-        requested: the limit asked for (``env.episode_length``); it may shorten the
+        requested: the limit asked for (``episode_length``); it may shorten the
             declared one, never lengthen it.
 
     Returns:
@@ -104,14 +104,13 @@ def resolve_episode_length(task: str, declared: int | None, requested: int | Non
     if requested is None:
         if declared is None:
             raise ValueError(
-                f"env.episode_length is None, but env.task {task!r} declares no time limit; "
+                f"episode_length is None, but task {task!r} declares no time limit; "
                 "choose the number of agent steps after which an episode is truncated."
             )
         return declared
     if requested < 1 or (declared is not None and requested > declared):
         choices = "at least 1" if declared is None else f"from 1 to {declared}"
         raise ValueError(
-            f"env.episode_length {requested} does not fit env.task {task!r}; "
-            f"choose {choices} agent steps."
+            f"episode_length {requested} does not fit task {task!r}; choose {choices} agent steps."
         )
     return requested

@@ -184,7 +184,7 @@ class SimNorm(nn.Module):
     def __init__(self, dim: int = 8):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"model.simnorm_dim is {dim}; it must be at least 1.")
+            raise ValueError(f"simnorm_dim is {dim}; it must be at least 1.")
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class SimNorm(nn.Module):
         if x.shape[-1] % self.dim:
             raise ValueError(
                 f"SimNorm got {x.shape[-1]} features; their number must be a multiple of "
-                f"model.simnorm_dim = {self.dim}."
+                f"simnorm_dim = {self.dim}."
             )
         groups = at_least_float32(x).unflatten(-1, (self.dim, -1))
         return groups.softmax(-2).flatten(-2)

@@ -36,7 +36,7 @@ class ModelSize:
         for field in fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(
-                    f"model.{field.name} is {getattr(self, field.name)}; it must be at least 1."
+                    f"{field.name} is {getattr(self, field.name)}; it must be at least 1."
                 )
 
 
@@ -66,7 +66,7 @@ def model_size(size: int, **overrides: int | None) -> ModelSize:
     """
     if size not in MODEL_SIZES:
         choices = ", ".join(map(str, MODEL_SIZES))
-        raise ValueError(f"model.size is {size!r}; the choices are {choices}.")
+        raise ValueError(f"size is {size!r}; the choices are {choices}.")
     return replace(MODEL_SIZES[size], **{k: v for k, v in overrides.items() if v is not None})
 
 
@@ -118,8 +118,7 @@ def make_networks(
     simnorm = SimNorm(simnorm_dim)
     if latent_dim % simnorm_dim:
         raise ValueError(
-            f"model.latent_dim is {latent_dim}; it must be a multiple of model.simnorm_dim = "
-            f"{simnorm_dim}."
+            f"latent_dim is {latent_dim}; it must be a multiple of simnorm_dim = {simnorm_dim}."
         )
     embedding_dim = 0
     if task_context is not None:
@@ -170,6 +169,6 @@ def _published_encoder(
             return PixelEncoder(channels, size.latent_dim // 16, simnorm)
     raise ValueError(
         f"the observation's shape is {observation_shape}; the published encoders read (D,), or "
-        f"(C, 64, 64) if model.latent_dim (here {size.latent_dim}) is a multiple of 16 and there "
+        f"(C, 64, 64) if latent_dim (here {size.latent_dim}) is a multiple of 16 and there "
         "is one task alone."
     )

@@ -66,7 +66,7 @@ class PolicyPrior(TensorDictModuleBase):
         super().__init__()
         if not log_std_min < log_std_max:
             raise ValueError(
-                f"model.log_std_min is {log_std_min} and model.log_std_max is {log_std_max}; "
+                f"log_std_min is {log_std_min} and log_std_max is {log_std_max}; "
                 "log_std_min must be smaller."
             )
         self.network = network

@@ -70,10 +70,10 @@ class QEnsemble(TensorDictModuleBase):
         super().__init__()
         if num_q < 2:
             raise ValueError(
-                f"model.num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
+                f"num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
             )
         if not 0 <= dropout <= 1:
-            raise ValueError(f"model.dropout is {dropout}; it must be in [0, 1].")
+            raise ValueError(f"dropout is {dropout}; it must be in [0, 1].")
         self.num_q = num_q
         self.two_hot = two_hot
         self.dropout = dropout

@@ -48,11 +48,9 @@ class SymlogTwoHot:
 
     def __post_init__(self):
         if self.num_bins < 2:
-            raise ValueError(f"model.num_bins is {self.num_bins}; it must be at least 2.")
+            raise ValueError(f"num_bins is {self.num_bins}; it must be at least 2.")
         if not self.vmin < self.vmax:
-            raise ValueError(
-                f"model.vmin is {self.vmin} and model.vmax is {self.vmax}; vmin must be smaller."
-            )
+            raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
 
     def lower_bin(self, scalar: Tensor) -> tuple[Tensor, Tensor]:
         """Where a scalar falls on the support.

@@ -51,9 +51,7 @@ class AuxiliaryValueHeads(TensorDictModuleBase):
     ):
         super().__init__()
         if layout not in ("joint", "separate"):
-            raise ValueError(
-                f"multi_gamma.head is {layout!r}; the choices are 'joint' and 'separate'."
-            )
+            raise ValueError(f"head is {layout!r}; the choices are 'joint' and 'separate'.")
         if num_heads < 1:
             raise ValueError(f"num_heads is {num_heads}; it must be at least 1.")
         self.num_heads = num_heads

@@ -30,7 +30,7 @@ class RunningPercentileScale(nn.Module):
     def __init__(self, tau: float = 0.01):
         super().__init__()
         if not 0 <= tau <= 1:
-            raise ValueError(f"loss.value_scale_tau is {tau}; it must be in [0, 1].")
+            raise ValueError(f"value_scale_tau is {tau}; it must be in [0, 1].")
         self.tau = tau
         self.register_buffer("value", torch.ones(1))
 

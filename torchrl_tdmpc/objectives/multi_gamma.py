@@ -102,22 +102,18 @@ class MultiGammaValueLoss(FunctionalLoss):
     ):
         if len(gammas) != heads.num_heads + 1:
             raise ValueError(
-                f"multi_gamma.gammas is {list(gammas)}; {heads.num_heads} heads need "
+                f"gammas is {list(gammas)}; {heads.num_heads} heads need "
                 f"{heads.num_heads + 1} discounts, the primary one first."
             )
         if not all(0 < gamma < 1 for gamma in gammas):
-            raise ValueError(
-                f"multi_gamma.gammas is {list(gammas)}; each must lie strictly between 0 and 1."
-            )
+            raise ValueError(f"gammas is {list(gammas)}; each must lie strictly between 0 and 1.")
         if heads.num_bins != two_hot.num_bins:
             raise ValueError(
                 f"the heads have {heads.num_bins} bins and the support has {two_hot.num_bins}; "
                 "they must be the same."
             )
         if bootstrap not in ("primary", "self"):
-            raise ValueError(
-                f"multi_gamma.bootstrap is {bootstrap!r}; the choices are primary, self."
-            )
+            raise ValueError(f"bootstrap is {bootstrap!r}; the choices are primary, self.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()
@@ -218,7 +214,7 @@ class MultiGammaValueLoss(FunctionalLoss):
         """
         if state["multi_gamma"] != list(self.gammas):
             raise ValueError(
-                f"the weights were trained with multi_gamma.gammas {state['multi_gamma']}, but "
+                f"the weights were trained with gammas {state['multi_gamma']}, but "
                 f"this loss has {list(self.gammas)}; they must be the same."
             )
 

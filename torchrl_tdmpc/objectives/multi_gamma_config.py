@@ -69,24 +69,22 @@ class MultiGammaConfig:
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
-                raise ValueError(
-                    f"multi_gamma.{name} is {getattr(self, name)!r}; it must be {allowed}."
-                )
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
         gammas = list(self.gammas)
         if self.enabled and not gammas:
             raise ValueError(
-                "multi_gamma.gammas is [] although multi_gamma.enabled is true; name the primary "
+                "gammas is [] although enabled is true; name the primary "
                 "discount and others, such as [primary, 0.97, 0.995]."
             )
         if len(gammas) > MAX_DISCOUNTS:
             raise ValueError(
-                f"multi_gamma.gammas has {len(gammas)} discounts ({gammas}); at most "
+                f"gammas has {len(gammas)} discounts ({gammas}); at most "
                 f"{MAX_DISCOUNTS} are allowed, the primary one included."
             )
         for gamma in gammas:
             if gamma != PRIMARY and not (_is_number(gamma) and 0 < gamma < 1):
                 raise ValueError(
-                    f"multi_gamma.gammas has {gamma!r}; a discount is the word primary or lies "
+                    f"gammas has {gamma!r}; a discount is the word primary or lies "
                     "strictly between 0 and 1."
                 )
 
@@ -108,7 +106,7 @@ class MultiGammaConfig:
         discounts = tuple(primary if gamma == PRIMARY else float(gamma) for gamma in self.gammas)
         if abs(discounts[0] - primary) > 1e-6:
             raise ValueError(
-                f"multi_gamma.gammas begins with {discounts[0]}; the first must be the primary "
+                f"gammas begins with {discounts[0]}; the first must be the primary "
                 f"discount {primary} (or the word primary)."
             )
         discounts = (primary, *discounts[1:])
@@ -119,12 +117,12 @@ class MultiGammaConfig:
         for value, count in numbers.items():
             if count > 1:
                 raise ValueError(
-                    f"multi_gamma.gammas has {value} {count} times ({list(self.gammas)}); only the "
+                    f"gammas has {value} {count} times ({list(self.gammas)}); only the "
                     "word primary may be repeated."
                 )
         if len(discounts) == 1:
             warnings.warn(
-                "multi_gamma.enabled is true, but multi_gamma.gammas has the primary discount "
+                "enabled is true, but gammas has the primary discount "
                 "alone: there is no head to train.",
                 stacklevel=2,
             )

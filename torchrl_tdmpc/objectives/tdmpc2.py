@@ -132,7 +132,7 @@ class TDMPC2Loss(FunctionalLoss):
         value_scale_tau: float = 0.01,
         reduction: str = "mean",
     ):
-        world_model.refuse_discount("loss.discount", discount)
+        world_model.refuse_discount("discount", discount)
         coefficients = {
             "rho": rho,
             "consistency_coef": consistency_coef,
@@ -143,7 +143,7 @@ class TDMPC2Loss(FunctionalLoss):
         }
         for name, value in coefficients.items():
             if not value >= 0:
-                raise ValueError(f"loss.{name} is {value}; it must be at least 0.")
+                raise ValueError(f"{name} is {value}; it must be at least 0.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()

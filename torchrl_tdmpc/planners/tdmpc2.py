@@ -141,20 +141,18 @@ class TDMPC2Planner(MPCPlannerBase):
             ),
             "num_elites": (
                 1 <= self.num_elites <= self.num_samples,
-                f"between 1 and planner.num_samples = {self.num_samples}",
+                f"between 1 and num_samples = {self.num_samples}",
             ),
             "num_pi_trajs": (
                 0 <= self.num_pi_trajs <= self.num_samples,
-                f"between 0 and planner.num_samples = {self.num_samples}",
+                f"between 0 and num_samples = {self.num_samples}",
             ),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
             "temperature": (self.temperature > 0, "positive"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
-                raise ValueError(
-                    f"planner.{name} is {getattr(self, name)!r}; it must be {allowed}."
-                )
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that carries the plan's mean in an environment: zero after each reset."""

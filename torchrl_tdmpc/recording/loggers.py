@@ -72,9 +72,8 @@ def check_backend(backend: str) -> None:
     """
     if backend not in BACKENDS:
         choices = ", ".join(BACKENDS)
-        raise ValueError(f"logger.backend is {backend!r}; choose one of {choices}")
+        raise ValueError(f"backend is {backend!r}; choose one of {choices}")
     if backend != "csv" and importlib.util.find_spec(backend) is None:
         raise ImportError(
-            f"logger.backend={backend} needs the package {backend}: "
-            f"pip install 'torchrl_tdmpc[{backend}]'"
+            f"backend={backend} needs the package {backend}: pip install 'torchrl_tdmpc[{backend}]'"
         )

@@ -55,7 +55,7 @@ def evaluate(
         [10, 10]
     """
     if episodes < 1:
-        raise ValueError(f"eval.episodes is {episodes}; an evaluation needs at least 1.")
+        raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
     env = TransformedEnv(make_env(task, num_envs=episodes, seed=seed, device=device))
     if policy is not None and (primers := get_primers_from_module(policy, warn=False)) is not None:

@@ -32,7 +32,7 @@ class SkippedUpdates:
 
     def __init__(self, limit: int):
         if limit < 1:
-            raise ValueError(f"train.max_skipped_updates is {limit}; it must be at least 1.")
+            raise ValueError(f"max_skipped_updates is {limit}; it must be at least 1.")
         self.limit = limit
         self._in_a_row = 0
 
@@ -49,7 +49,7 @@ class SkippedUpdates:
         if self._in_a_row >= self.limit:
             raise FloatingPointError(
                 f"{self._in_a_row} updates in a row were skipped because a loss or a gradient was "
-                f"not finite (train.max_skipped_updates is {self.limit})."
+                f"not finite (max_skipped_updates is {self.limit})."
             )
 
     def state_dict(self) -> dict[str, int]:

@@ -88,7 +88,7 @@ class TDMPC2Update:
         }
         for name, (value, holds, allowed) in limits.items():
             if not holds:
-                raise ValueError(f"train.{name} is {value}; it must be {allowed}.")
+                raise ValueError(f"{name} is {value}; it must be {allowed}.")
         for one in (loss, *auxiliary):
             if getattr(one, "reduction", "mean") == "none":
                 raise ValueError(
