@@ -38,7 +38,7 @@ class Frames:
         self._dtype = self._stored_dtype = None
 
     def measure(self, data: TensorDictBase) -> None:
-        """Refuses what is no stack, or not the last one moved on by a frame.
+        """Refuse what is no stack, or not the last one moved on by a frame.
 
         Args:
             data: ``[M]`` steps. Of the first ones K becomes known.
@@ -66,7 +66,7 @@ class Frames:
             self._stored_dtype = stacks.dtype if bytes_in_row % 8 else torch.int64
 
     def split(self, data: TensorDictBase) -> tuple[TensorDict, TensorDictBase]:
-        """Takes steps apart.
+        """Take steps apart.
 
         Args:
             data: ``[M]`` steps.

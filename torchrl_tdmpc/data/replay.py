@@ -159,7 +159,7 @@ class EpisodeReplay:
         return self._open.num_steps
 
     def extend(self, data: TensorDictBase, source: int | str = 0) -> int:
-        """Takes the steps that a collector returned: any collector, at any time, in any order.
+        """Take the steps that a collector returned: any collector, at any time, in any order.
 
         Steps belong together if they have the same ``("collector", "traj_ids")``, which TorchRL's
         collectors write. Data without them are one trajectory a row, which goes on in that row of
@@ -208,7 +208,7 @@ class EpisodeReplay:
         return len(lengths)
 
     def sample(self) -> TensorDictBase:
-        """Draws a batch of slices.
+        """Draw a batch of slices.
 
         Returns:
             ``[B, H]`` with the observations (s_t), the action (a_t), ``"next"``:
@@ -234,7 +234,7 @@ class EpisodeReplay:
         return self._frames.join(transitions.reshape(self.batch_size, -1))
 
     def truncate(self) -> int:
-        """Ends the open episodes where they are, as truncated ones.
+        """End the open episodes where they are, as truncated ones.
 
         Nothing goes on with them: a step that comes with the id of one begins a new trajectory.
 
@@ -270,7 +270,7 @@ class EpisodeReplay:
         }
 
     def load_state_dict(self, state: dict[str, Any], begin: int, pieces: Iterable[Any]) -> None:
-        """Fills an empty replay: afterwards it draws what the saved one would have drawn.
+        """Fill an empty replay: afterwards it draws what the saved one would have drawn.
 
         A replay of another capacity takes as many of the newest transitions as it can hold. If the
         saved ring had not wrapped around yet, the larger one draws the same.
@@ -341,7 +341,7 @@ class EpisodeReplay:
             raise ValueError(f"The data lack {', '.join(map(repr, missing))}.") from None
 
     def _store(self, ended: TensorDictBase | None, lengths: list[int]) -> None:
-        """Writes finished episodes; of one longer than the ring, the end remains."""
+        """Write finished episodes; of one longer than the ring, the end remains."""
         kept, end = [], 0
         for length in lengths:
             end += length
@@ -359,7 +359,7 @@ class EpisodeReplay:
         self.num_written += len(transitions)
 
     def _check_kinds(self, steps: TensorDictBase) -> None:
-        """Refuses entries of another shape or type than the first ones had."""
+        """Refuse entries of another shape or type than the first ones had."""
         kinds = {key: (list(steps[key].shape[1:]), steps[key].dtype) for key in self._keys}
         self._kinds = self._kinds or kinds
         for key, (shape, dtype) in kinds.items():
@@ -371,7 +371,7 @@ class EpisodeReplay:
                 )
 
     def _check_finite(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
-        """Names the first agent step that is not finite."""
+        """Name the first agent step that is not finite."""
         entries = {key: steps[key] for key in self._finite_keys}
         numbers = {key: value for key, value in entries.items() if value.dtype != torch.bool}
         if torch.stack([value.isfinite().all() for value in numbers.values()]).all():

@@ -51,7 +51,7 @@ class OpenTrajectories:
     def extend(
         self, name: tuple, ids: Tensor, histories: TensorDictBase, transitions: TensorDictBase
     ) -> tuple[TensorDictBase | None, list[int]]:
-        """Takes steps, those of one trajectory in their order.
+        """Take steps, those of one trajectory in their order.
 
         Args:
             name: what the ids are unique in, the source first.
@@ -114,7 +114,7 @@ class OpenTrajectories:
         return self._leave(ended)
 
     def truncate(self) -> tuple[TensorDictBase | None, list[int]]:
-        """Ends all of them where they are; returns them like :meth:`extend`."""
+        """End all of them where they are, and return them like :meth:`extend`."""
         ended = [rows for *_, rows in self._all()]
         self._rows.clear()
         for rows in ended:
@@ -129,7 +129,7 @@ class OpenTrajectories:
         ]
 
     def load_state_dict(self, state: list[tuple[list, int, dict[str, Any]]]) -> None:
-        """Takes up those that :meth:`state_dict` told of; before, there are none."""
+        """Take up those that :meth:`state_dict` told of; before, there are none."""
         for name, number, entries in state:
             transitions = TensorDict(entries).auto_batch_size_(1).to(self.device)
             rows = self._take(len(transitions))
@@ -142,7 +142,7 @@ class OpenTrajectories:
                 yield name, number, rows
 
     def _leave(self, ended: list[list[int]]) -> tuple[TensorDictBase | None, list[int]]:
-        """Takes trajectories out of the pool."""
+        """Take trajectories out of the pool."""
         rows = [row for trajectory in ended for row in trajectory]
         if not rows:
             return None, []

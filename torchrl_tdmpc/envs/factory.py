@@ -22,7 +22,7 @@ WORKERS = ("serial", "process")
 def load_task(
     backend: str, name: str, *, episode_length: int | None = None, pixels: bool = False
 ) -> Task:
-    """Looks a task up by name.
+    """Look a task up by name.
 
     Args:
         backend: where the task comes from; one of ``BACKENDS``.
