@@ -81,7 +81,7 @@ def test_seeds():
     "name, words",
     [
         ("CartPole-v1", ("CartPole-v1", "discrete actions", "continuous, bounded")),
-        ("Hoper-v5", ("Hoper-v5", "did you mean Hopper-v5", "Walker2d-v5")),
+        ("Hoper-v5", ("Hoper-v5", "did you mean Hopper-v5", "gymnasium.registry")),
         ("Pendulum-v0", ("Pendulum-v0", "Pendulum-v1")),
     ],
 )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from torchrl_tdmpc.envs.border import NonFiniteError
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
+from torchrl_tdmpc.envs.seeds import forked_generators, seed_generators
 from torchrl_tdmpc.envs.state import env_state, first_env, has_lost_processes, set_env_state
 from torchrl_tdmpc.envs.task import Task
 
 __all__ = [
     "BACKENDS",
+    "NonFiniteError",
     "Task",
     "WORKERS",
     "choose_renderer",
     "dmcontrol_task",
     "env_state",
     "first_env",
+    "forked_generators",
     "function_task",
     "gym_task",
     "has_lost_processes",
@@ -25,5 +29,6 @@ __all__ = [
     "make_task",
     "refuse_rendering",
     "render",
+    "seed_generators",
     "set_env_state",
 ]

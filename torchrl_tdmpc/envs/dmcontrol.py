@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 
+from tensordict import NestedKey
 from torchrl.envs import DMControlWrapper, EnvBase
 
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
@@ -20,19 +22,27 @@ _CAMERAS = {"quadruped": 2}
 _PUBLISHED_DOMAINS = {"ball_in_cup": "cup", "point_mass": "pointmass"}
 
 
-def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
-    """A task of the DeepMind Control Suite, with two environment steps to an agent step.
+def dmcontrol_task(
+    name: str,
+    *,
+    episode_length: int | None = None,
+    action_repeat: int = ACTION_REPEAT,
+    observation_keys: Sequence[NestedKey] | None = None,
+    pixels: bool = False,
+) -> Task:
+    """A task of the DeepMind Control Suite; an agent step is two environment steps, as published.
 
     Args:
         name: domain and task joined by a dash, as published: ``"cartpole-swingup"``,
             ``"cup-catch"``, ``"finger-turn-easy"``. Dashes, underscores and case are not told
             apart, and the suite's own domain names (``ball_in_cup``, ``point_mass``) hold as well.
         episode_length: truncates episodes earlier than the suite does; agent steps.
+        action_repeat: environment steps in an agent step.
+        observation_keys: the entries to concatenate, in this order; None takes all.
         pixels: observe frames from the published camera.
 
     Returns:
-        The task. One environment is built, after the name is known to be good, to read its
-        time limit and specs.
+        The task. One environment is built and tried, after the name is known to be good.
 
     Raises:
         ImportError: if dm_control is not installed.
@@ -46,16 +56,17 @@ def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = 
     published, names = _task_names()
     if _plain(name) not in names:
         raise unknown("task", name, published)
+    if action_repeat < 1:
+        raise ValueError(f"action_repeat is {action_repeat}; it must be at least 1.")
     domain, task = names[_plain(name)]
     return build_task(
-        functools.partial(_make_base, domain, task),
+        functools.partial(_make_base, domain, task, action_repeat),
         name=published_name(domain, task),
         backend="dmcontrol",
         # the suite has no public name for its limit, and ends episodes by it alone
         facts=lambda base: Facts(time_limit=base._env._step_limit, episodic=False),
         episode_length=episode_length,
-        action_repeat=ACTION_REPEAT,
-        base_repeats=True,
+        observation_keys=observation_keys,
         pixels=pixels,
     )
 
@@ -88,10 +99,10 @@ def install_command(python: tuple[int, ...] = sys.version_info) -> str:
     return command
 
 
-def _make_base(domain: str, task: str, seed: int) -> EnvBase:
+def _make_base(domain: str, task: str, action_repeat: int, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
     suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
-    base = DMControlWrapper(suite_env, frame_skip=ACTION_REPEAT)
+    base = DMControlWrapper(suite_env, frame_skip=action_repeat)
     base.camera = _CAMERAS.get(domain, 0)
     base.render = lambda: suite_env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=base.camera)
     return base

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from tensordict import NestedKey
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.generic import function_task, gym_task
+from torchrl_tdmpc.envs.seeds import seed_generators
 from torchrl_tdmpc.envs.task import Task, unknown
 
 BACKENDS = {"dmcontrol": dmcontrol_task, "gym": gym_task, "function": function_task}
@@ -20,17 +23,31 @@ WORKERS = ("serial", "process")
 
 
 def load_task(
-    backend: str, name: str, *, episode_length: int | None = None, pixels: bool = False
+    backend: str,
+    name: str,
+    *,
+    episode_length: int | None = None,
+    action_repeat: int | None = None,
+    observation_keys: Sequence[NestedKey] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    pixels: bool = False,
+    video: bool = False,
 ) -> Task:
     """Look a task up by name.
 
     Args:
         backend: where the task comes from; one of ``BACKENDS``.
         name: the task's name in that backend: ``"walker-stand"``, ``"Hopper-v5"``, or the
-            import path of a function, ``"package.module:function"``.
+            import path of a function, ``"package.module:function"``. A Gymnasium id may have the
+            module that registers it in front, ``"package.module:Id-v0"``.
         episode_length: time limit in agent steps. It may shorten the limit that the
             task declares, and is needed where a task declares none.
+        action_repeat: environment steps in an agent step; None takes what was published, which is
+            2 on DMControl, and 1 elsewhere.
+        observation_keys: the entries to observe, in this order; None takes all.
+        kwargs: for ``gymnasium.make`` or for the function.
         pixels: observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
+        video: whether videos of it will be wanted; see :func:`make_task`.
 
     Returns:
         The task, ready for :func:`make_env`.
@@ -47,7 +64,14 @@ def load_task(
     """
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
-    return BACKENDS[backend](name, episode_length, pixels)
+    settings = {"observation_keys": observation_keys}
+    if action_repeat is not None:
+        settings["action_repeat"] = action_repeat
+    if backend != "dmcontrol":
+        settings |= {"kwargs": kwargs, "video": video}
+    elif kwargs:
+        raise ValueError(f"kwargs is {dict(kwargs)}; with backend 'dmcontrol' it must be empty.")
+    return BACKENDS[backend](name, episode_length=episode_length, pixels=pixels, **settings)
 
 
 def make_env(
@@ -61,8 +85,8 @@ def make_env(
     """Environments of one task, stepped together; one environment is a batch of one.
 
     Each environment draws its initial states from a generator of its own, whose seed is derived
-    from ``seed`` and its index: neither torch's nor NumPy's global generator is read, and the first
-    environments stay the same when more are added.
+    from ``seed`` and its index: no global generator is read, and the first environments stay the
+    same when more are added. In a process of its own the global generators are seeded too.
 
     Args:
         task: what to pose, from :func:`load_task`.
@@ -108,8 +132,10 @@ def make_env(
 def _make_undisturbed(make: Callable[[int], EnvBase], seed: int) -> EnvBase:
     """One environment; if in a process of its own, then without ending it at Ctrl-C.
 
-    A terminal interrupts all processes of a run; when it ends is for the main one to decide.
+    A terminal interrupts all processes of a run; when it ends is for the main one to decide. The
+    global generators of such a process are the environment's alone.
     """
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        seed_generators(seed)
     return make(seed)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tensordict import NestedKey
 from torchrl.envs import EnvBase, GymWrapper
 
+from torchrl_tdmpc.envs.border import first_line, guard
 from torchrl_tdmpc.envs.gym import import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
 
 
 def make_task(
-    source: Environment | Callable[[], Environment],
+    source: Environment | Callable[..., Environment],
     *,
     name: str | None = None,
     episode_length: int | None = None,
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     pixels: bool = False,
+    video: bool = False,
 ) -> Task:
     """A task from any environment with a continuous, bounded action vector.
 
@@ -38,25 +41,28 @@ def make_task(
 
     Args:
         source: a TorchRL environment without batch dimensions (it is copied), a Gymnasium id, or a
-            function without arguments that returns one of them or a Gymnasium environment. A class
-            of environments is such a function. What is returned is seeded with ``set_seed``; one
-            that draws from torch's global generator all the same shares it with the agent.
+            function that returns one of them or a Gymnasium environment. A class of environments is
+            such a function. What is returned is seeded with ``set_seed``; one that draws from the
+            global generator of torch, NumPy or Python all the same shares it with the agent.
         name: for messages and titles; None takes the id or the function's name.
-        episode_length: time limit in agent steps; needed unless a Gymnasium id
-            declares one.
-        action_repeat: environment steps in an agent step.
+        episode_length: time limit in agent steps; needed unless the environment has one of its own.
+        action_repeat: how often each action is taken in an agent step. An environment that skips
+            frames by itself does so each time.
         observation_keys: the entries to concatenate, in this
             order; None takes every entry of ``observation_spec``, in its own order.
-        pixels: observe three stacked frames of 64 x 64 pixels out of the environment's
-            ``render()`` instead.
+        kwargs: for ``gymnasium.make``, or for the function.
+        pixels: observe three stacked frames of 64 x 64 pixels instead: of the image that the
+            environment observes (uint8 ``[height, width, 3]``), or else of its ``render()``.
+        video: whether videos of it will be wanted. A Gymnasium id is asked for a renderer for them
+            and for ``pixels`` alone.
 
     Returns:
-        The task. One environment is built to read its specs.
+        The task. One environment is built, and tried for a few steps.
 
     Raises:
         ImportError: if a Gymnasium environment needs a package that is not installed.
-        ValueError: if the environment's actions, observations or time limit do not fit, or the id
-            is unknown.
+        ValueError: if the environment's actions, observations or time limit do not fit, if it
+            breaks a rule of its library, or the id is unknown.
 
     Examples:
         >>> from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
@@ -70,7 +76,7 @@ def make_task(
     """
     name = name or _name(source)
     return build_task(
-        functools.partial(_make_base, source, name, pixels),
+        functools.partial(_make_base, source, name, dict(kwargs or {}), pixels, video),
         name=name,
         backend="gym" if isinstance(source, str) else "function",
         facts=_facts,
@@ -81,27 +87,43 @@ def make_task(
     )
 
 
-def gym_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
+def gym_task(
+    name: str, *, episode_length: int | None = None, pixels: bool = False, **settings: Any
+) -> Task:
     """A task of Gymnasium by its id, without action repeat; see :func:`make_task`.
+
+    Args:
+        name: the id, after a module that registers it where there is one: ``"module:Id-v0"``.
+        episode_length: see :func:`make_task`.
+        pixels: see :func:`make_task`.
+        settings: the others of :func:`make_task`.
 
     Examples:
         >>> gym_task("Pendulum-v1", episode_length=50).episode_length
         50
     """
-    return make_task(name, episode_length=episode_length, pixels=pixels)
+    return make_task(name, episode_length=episode_length, pixels=pixels, **settings)
 
 
-def function_task(name: str, episode_length: int | None = None, pixels: bool = False) -> Task:
+def function_task(
+    name: str, *, episode_length: int | None = None, pixels: bool = False, **settings: Any
+) -> Task:
     """A task from the import path of a function, ``package.module:function``.
 
     See :func:`make_task` for what the function may return.
+
+    Args:
+        name: the path.
+        episode_length: see :func:`make_task`.
+        pixels: see :func:`make_task`.
+        settings: the others of :func:`make_task`.
 
     Raises:
         ValueError: if there is no such function, or its environment does not fit.
 
     Examples:
         >>> path = "torchrl.testing.mocking_classes:ContinuousActionVecMockEnv"
-        >>> function_task(path)
+        >>> function_task(path, observation_keys=["observation"])
         Traceback (most recent call last):
         ValueError: episode_length is None, but task 'torchrl...' declares no time limit...
     """
@@ -122,27 +144,69 @@ def function_task(name: str, episode_length: int | None = None, pixels: bool = F
         ) from None
     if not callable(function):
         raise ValueError(f"task {name!r} names no function: {module} has no {attribute!r}.")
-    return make_task(function, name=name, episode_length=episode_length, pixels=pixels)
+    return make_task(function, name=name, episode_length=episode_length, pixels=pixels, **settings)
 
 
 def _make_base(
-    source: Environment | Callable[[], Environment], name: str, pixels: bool, seed: int
+    source: Environment | Callable[..., Environment],
+    name: str,
+    kwargs: dict[str, Any],
+    pixels: bool,
+    video: bool,
+    seed: int,
 ) -> EnvBase:
-    """One environment as it comes, seeded; torch's global generator is left as it was."""
-    is_function = callable(source) and not isinstance(source, EnvBase)  # a module can be called
-    env = source() if is_function else copy.deepcopy(source)
+    """One environment as it comes, guarded and seeded."""
+    env = source
+    if callable(source) and not isinstance(source, EnvBase):  # a module can be called
+        env, kwargs = _call(source, name, kwargs), {}
+    elif not isinstance(source, str):
+        env = copy.deepcopy(source)
     if isinstance(env, str):
-        env = make_gymnasium(env, pixels=pixels)
+        env, kwargs = make_gymnasium(env, renders=pixels or video, pixels=pixels, **kwargs), {}
+    if kwargs:
+        raise ValueError(
+            f"kwargs is {kwargs}, but task {name!r} is an environment already; only a function and "
+            "a Gymnasium id take arguments."
+        )
     if not isinstance(env, EnvBase):
         if not isinstance(env, import_gymnasium().Env):
             raise ValueError(
                 f"task {name!r} gives an object of type {type(env).__name__}; it must give a "
                 "TorchRL environment, a Gymnasium environment or a Gymnasium id."
             )
-        env = GymWrapper(env)
-    with torch.random.fork_rng([]):
+        env = _wrap(env, name)
+    guard(env, name)
+    try:
         env.set_seed(seed)
+    except ValueError:
+        raise
+    except Exception as error:  # of someone else's code
+        raise ValueError(
+            f"task {name!r} failed when it was reset with a seed ({first_line(error)})."
+        ) from error
     return env
+
+
+def _call(source: Callable[..., Environment], name: str, kwargs: dict[str, Any]) -> Environment:
+    try:
+        inspect.signature(source).bind(**kwargs)
+    except ValueError:  # a function without a signature
+        pass
+    except TypeError as error:
+        raise ValueError(
+            f"kwargs is {kwargs}, which the function of task {name!r} does not take: {error}."
+        ) from None
+    return source(**kwargs)
+
+
+def _wrap(env: gymnasium.Env, name: str) -> EnvBase:
+    try:
+        return GymWrapper(env)
+    except (KeyError, NotImplementedError, TypeError, ValueError) as error:  # of a space
+        raise ValueError(
+            f"task {name!r} has a space that TorchRL does not know ({first_line(error)}); choose "
+            "Box spaces, or dictionaries of them."
+        ) from error
 
 
 def _facts(env: EnvBase) -> Facts:

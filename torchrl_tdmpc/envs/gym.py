@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torchrl_tdmpc.envs.border import first_line
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.task import unknown
@@ -13,16 +15,20 @@ if TYPE_CHECKING:
     import gymnasium
 
 
-def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
+def make_gymnasium(
+    name: str, *, renders: bool = False, pixels: bool = False, **kwargs: Any
+) -> gymnasium.Env:
     """An environment of Gymnasium by its id.
 
     Args:
-        name: the id: ``"Hopper-v5"``, ``"Pendulum-v1"``.
+        name: the id: ``"Hopper-v5"``, ``"Pendulum-v1"``; ``"module:Id-v0"`` imports the module
+            first, which registers the id.
+        renders: whether to ask for a renderer, if it declares frames among its render modes.
         pixels: whether its frames will be observed; MuJoCo's are 64 x 64 then.
+        kwargs: for ``gymnasium.make``.
 
     Returns:
-        gymnasium.Env: the environment, with the time limit that its id declares. It can be rendered
-        if it declares frames among its render modes.
+        gymnasium.Env: the environment, with the time limit that its id declares.
 
     Raises:
         ImportError: if Gymnasium, or a package that the environment needs, is not installed.
@@ -33,21 +39,45 @@ def make_gymnasium(name: str, *, pixels: bool = False) -> gymnasium.Env:
         200
     """
     gymnasium = import_gymnasium()
+    spec = _find(name)
+    settings = {"render_mode": "rgb_array"} if renders and _declares_pictures(spec) else {}
+    if pixels and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
+        settings |= {"width": FRAME_SIZE, "height": FRAME_SIZE}
     try:
-        spec = gymnasium.spec(name)
-    except gymnasium.error.Error:
-        raise unknown("task", name, gymnasium.registry) from None
-    try:
-        settings = {"render_mode": "rgb_array"} if pixels or _declares_pictures(spec) else {}
-        if pixels and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
-            settings |= {"width": FRAME_SIZE, "height": FRAME_SIZE}
-        return gymnasium.make(name, **settings)
+        return gymnasium.make(spec, **settings | kwargs)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ImportError(
             f"task {name!r} needs a package that is not installed ({reason}); "
             "pip install 'torchrl_tdmpc[gym]' brings those of Gymnasium's MuJoCo tasks."
         ) from error
+    except TypeError as error:
+        if not kwargs:
+            raise
+        raise ValueError(
+            f"kwargs is {kwargs}, which task {name!r} does not take ({first_line(error)})."
+        ) from error
+
+
+def _find(name: str) -> gymnasium.envs.registration.EnvSpec:
+    """What is registered under an id, whose module is imported first if it names one."""
+    gymnasium = import_gymnasium()
+    module, _, identity = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module + ".").startswith(error.name + "."):
+                raise
+            raise ValueError(
+                f"task {name!r} names the module {error.name!r}, which Python does not find; "
+                "PYTHONPATH must hold its folder."
+            ) from None
+    try:
+        return gymnasium.spec(identity)
+    except gymnasium.error.Error:
+        listed = "the ids of gymnasium.registry"
+        raise unknown("task", name, gymnasium.registry, listed) from None
 
 
 def import_gymnasium() -> ModuleType:

@@ -53,10 +53,15 @@ def render(env: EnvBase) -> np.ndarray:
         env = env.base_env
     if isinstance(env, DMControlWrapper):
         return env._env.physics.render(HEIGHT, WIDTH, camera_id=getattr(env, "camera", 0))
+    unwrapped = getattr(env, "unwrapped", None)
+    if getattr(unwrapped, "render_mode", "") is None and "rgb_array" in unwrapped.metadata.get(
+        "render_modes", ()
+    ):
+        unwrapped.render_mode = "rgb_array"  # Gymnasium's, of which no frame was wanted before
     frame = env.render()
     if getattr(frame, "shape", ())[2:] != (3,) or not str(frame.dtype).endswith("uint8"):
         raise ValueError("render() gives no uint8 frame of shape [height, width, 3].")
-    return np.asarray(frame)
+    return np.array(frame)  # a copy: renderers reuse theirs
 
 
 def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
@@ -70,8 +75,8 @@ def refuse_rendering(env: EnvBase, name: str, reason: str) -> None:
     Raises:
         ValueError: if rendering fails or gives something else than a frame.
     """
+    env.reset()
     try:
-        env.reset()
         render(env)
     except Exception as error:  # each OpenGL library has errors of its own
         failure = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")

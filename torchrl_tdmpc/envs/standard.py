@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from torchrl.data import Bounded
+from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.envs import (
     ActionScaling,
     CatTensors,
     DoubleToFloat,
+    DTypeCastTransform,
     EnvBase,
     FlattenObservation,
     FrameSkipTransform,
@@ -22,9 +23,12 @@ from torchrl.envs import (
 )
 from torchrl.envs.utils import step_mdp
 
+from torchrl_tdmpc.envs.border import Border, Promise, guard
 from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames
 from torchrl_tdmpc.envs.rendering import refuse_rendering
+from torchrl_tdmpc.envs.seeds import forked_generators
 from torchrl_tdmpc.envs.task import Facts, Task, resolve_episode_length
+from torchrl_tdmpc.envs.trial import try_out
 
 UNBOUNDED = 1e10  # MuJoCo writes "no limit" as this value
 
@@ -37,11 +41,10 @@ def build_task(
     facts: Callable[[EnvBase], Facts],
     episode_length: int | None = None,
     action_repeat: int = 1,
-    base_repeats: bool = False,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
 ) -> Task:
-    """The task that environments pose once they are made standard. One of them is built and closed.
+    """The task that environments pose once they are made standard. One is built, tried and closed.
 
     Args:
         make_base: makes an environment as it comes, from a seed.
@@ -49,8 +52,7 @@ def build_task(
         backend: where it comes from.
         facts: reads what an environment tells of its task.
         episode_length: the limit asked for, in agent steps.
-        action_repeat: environment steps in an agent step.
-        base_repeats: whether ``make_base``'s environments repeat actions by themselves.
+        action_repeat: how often each action is given to ``make_base``'s environments.
         observation_keys: see :func:`standardise`.
         pixels: see :func:`standardise`.
 
@@ -58,38 +60,54 @@ def build_task(
         The task.
 
     Raises:
-        ValueError: if the environment's actions, observations or time limit do not fit.
+        ValueError: if the environment's actions, observations or time limit do not fit, or if it
+            breaks a rule.
     """
-    base = make_base(0)
-    steps, episodic, discount_cap, rho = facts(base)
-    declared = math.ceil(math.ceil(steps) / action_repeat) if steps and steps < math.inf else None
-    length = resolve_episode_length(name, declared, episode_length)
-    if pixels:
-        refuse_rendering(base, name, "pixels is true")
+    if action_repeat < 1:
+        raise ValueError(f"action_repeat is {action_repeat}; it must be at least 1.")
     standard = functools.partial(
         standardise,
         name=name,
-        max_steps=None if length == declared else length,
-        action_repeat=1 if base_repeats else action_repeat,
+        action_repeat=action_repeat,
         observation_keys=observation_keys,
         pixels=pixels,
     )
-    env = standard(base)
-    task = Task(
+    with forked_generators(seed=0):
+        base = make_base(0)
+        _refuse_actions(base, name)
+        if pixels and not _images(base.observation_spec):
+            refuse_rendering(base, name, "pixels is true")
+        env = standard(base)
+        units = try_out(env, name)
+    steps, episodic, discount_cap, rho = facts(base)
+    repeat = units.action_repeat or action_repeat
+    declared = units.limit
+    if declared is None and steps and steps < math.inf:
+        declared = math.ceil(steps / repeat)
+    length = resolve_episode_length(name, declared, episode_length)
+    observation = env.observation_spec["observation"]
+    env.close()
+    return Task(
         name=name,
         backend=backend,
         episode_length=length,
-        action_repeat=action_repeat,
-        observation_shape=tuple(env.observation_spec["observation"].shape),
+        action_repeat=repeat,
+        observation_shape=tuple(observation.shape),
         action_dim=env.action_spec.shape[-1],
-        make=functools.partial(_make, make_base, standard),
-        frame_channels=FRAME_CHANNELS if pixels else None,
+        make=functools.partial(
+            _make,
+            make_base,
+            functools.partial(
+                standard,
+                max_steps=None if length == units.limit else length,
+                own_limit_is_known=units.limit is not None,
+            ),
+        ),
+        frame_channels=FRAME_CHANNELS if observation.dtype == torch.uint8 else None,
         episodic=episodic,
         discount_cap=discount_cap,
         rho=rho,
     )
-    env.close()
-    return task
 
 
 def standardise(
@@ -97,6 +115,7 @@ def standardise(
     *,
     name: str,
     max_steps: int | None = None,
+    own_limit_is_known: bool = True,
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
@@ -107,10 +126,14 @@ def standardise(
         base: of batch size ``[]``, with one continuous, bounded ``action`` vector.
         name: the task's name, for the messages.
         max_steps: agent steps after which an episode is truncated.
+        own_limit_is_known: whether the environment said when it truncates an episode by itself.
+            Where it did not, its first truncation may not come before ``max_steps``.
         action_repeat: environment steps in an agent step; rewards are summed over them.
         observation_keys: what is concatenated, in this order;
             None takes every entry of ``observation_spec`` in its own order.
-        pixels: observe three stacked frames of ``base.render()`` instead.
+        pixels: observe three stacked frames instead: of the one image that is observed, or else
+            of ``base.render()``. Where ``observation_keys`` names an image alone, frames of it are
+            observed anyway.
 
     Returns:
         As :class:`~torchrl_tdmpc.envs.Task` promises.
@@ -125,22 +148,40 @@ def standardise(
         >>> env.rollout(3)["observation"].shape
         torch.Size([3, 7])
     """
-    _refuse_actions(base, name)
-    env = TransformedEnv(base, auto_unwrap=False)  # what is around the base stays its own
+    env = _with_border(base, name)
     if action_repeat > 1:
         env.append_transform(RepeatAction(action_repeat))
-    state_keys = set(base.state_spec.keys(True, True)) - {"action"}  # what a step reads
-    if pixels:
-        append_frames(env)
+    state_keys = set(env.state_spec.keys(True, True)) - {"action"}  # what a step reads
+    images = _images(env.observation_spec) if pixels or observation_keys else []
+    if observation_keys is not None:
+        images = [key for key in images if key in observation_keys]
+    if pixels or (images and len(observation_keys) == 1):
+        append_frames(env, _only_image(images, name))
     else:
         _append_vector(env, name, observation_keys)
     env.append_transform(SelectTransform("observation", *state_keys))
+    for dtype in (torch.float16, torch.bfloat16):
+        if dtype in _dtypes(env):
+            env.append_transform(DTypeCastTransform(dtype, torch.float32))
     env.append_transform(DoubleToFloat())
     low, high = env.action_spec.space.low, env.action_spec.space.high
     if not ((low == -1) & (high == 1)).all():
         env.append_transform(ActionScaling())
+    shape = env.observation_spec["observation"].shape
+    env.append_transform(Promise(name, shape, None if own_limit_is_known else max_steps))
     if max_steps is not None:
         env.append_transform(StepCounter(max_steps, step_count_key="_step_count"))
+    return env
+
+
+def _with_border(base: EnvBase, name: str) -> TransformedEnv:
+    """Transforms around an environment; what is around it already stays its own."""
+    env = TransformedEnv(base, auto_unwrap=False)
+    inner = env
+    while isinstance(inner.base_env, TransformedEnv):
+        inner = inner.base_env
+    guard(base, name)
+    inner.insert_transform(0, Border(inner.base_env, name))
     return env
 
 
@@ -176,8 +217,14 @@ def _append_vector(
             f"task {name!r} {wrong}; choose from {', '.join(map(str, entries)) or 'none'}."
         )
     for key in keys:
-        if not spec[key].dtype.is_floating_point or spec[key].ndim not in (1, 2):
-            dtype = str(spec[key].dtype).removeprefix("torch.")
+        if key in _images(spec):
+            raise ValueError(
+                f"task {name!r} observes {key!r}, an image of shape {tuple(spec[key].shape)}; "
+                "choose pixels=True (env.pixels=true), which observes it as three stacked frames, "
+                "or leave it out by observation_keys."
+            )
+        if not _is_floating(spec[key]) or spec[key].ndim not in (1, 2):
+            dtype = str(spec[key].dtype or "text").removeprefix("torch.")
             raise ValueError(
                 f"task {name!r} observes {key!r} of shape {tuple(spec[key].shape)} and type "
                 f"{dtype}; it must be a vector or a matrix of floating-point numbers, or be left "
@@ -186,6 +233,33 @@ def _append_vector(
     if matrices := [key for key in keys if spec[key].ndim == 2]:
         env.append_transform(FlattenObservation(-2, -1, in_keys=matrices))
     env.append_transform(CatTensors(keys, "observation", sort=False, del_keys=False))
+
+
+def _is_floating(spec: TensorSpec) -> bool:
+    return spec.dtype is not None and spec.dtype.is_floating_point
+
+
+def _dtypes(env: EnvBase) -> set[torch.dtype]:
+    specs = (env.observation_spec, env.full_reward_spec, env.full_action_spec, env.state_spec)
+    return {leaf.dtype for spec in specs for leaf in spec.values(True, True)}
+
+
+def _images(spec: Composite) -> list[NestedKey]:
+    """The entries that are images: uint8 ``[height, width, 3]``."""
+    return [
+        key
+        for key, leaf in spec.items(True, True)
+        if leaf.dtype == torch.uint8 and leaf.ndim == 3 and leaf.shape[-1] == FRAME_CHANNELS
+    ]
+
+
+def _only_image(images: list[NestedKey], name: str) -> NestedKey | None:
+    if len(images) > 1:
+        raise ValueError(
+            f"task {name!r} observes several images; choose one of {', '.join(map(str, images))} "
+            "by observation_keys."
+        )
+    return images[0] if images else None
 
 
 def _refuse_actions(env: EnvBase, name: str) -> None:
@@ -200,8 +274,13 @@ def _refuse_actions(env: EnvBase, name: str) -> None:
             f"task {name!r} has the actions {env.action_keys} and the rewards "
             f"{env.reward_keys}; it must have one 'action' and one 'reward'."
         )
+    if env.reward_spec.shape.numel() != 1:
+        raise ValueError(
+            f"task {name!r} has rewards of shape {tuple(env.reward_spec.shape)}; choose a task "
+            "whose reward is one number."
+        )
     spec = env.action_spec
-    if not spec.dtype.is_floating_point:
+    if not _is_floating(spec):
         raise ValueError(
             f"task {name!r} has discrete actions; choose a task with continuous, bounded ones."
         )
@@ -222,4 +301,6 @@ def _bounded(spec: Bounded) -> bool:
 def _make(
     make_base: Callable[[int], EnvBase], standard: Callable[[EnvBase], EnvBase], seed: int
 ) -> EnvBase:
-    return standard(make_base(seed))
+    """One environment; what it draws from global generators meanwhile is of its own seed."""
+    with forked_generators(seed):
+        return standard(make_base(seed))

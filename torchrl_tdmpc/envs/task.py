@@ -58,13 +58,14 @@ class Facts(NamedTuple):
     rho: float = 0.5  #: see :class:`Task`
 
 
-def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
+def unknown(key: str, value: str, choices: Iterable[str], listed: str | None = None) -> ValueError:
     """The error for a name that is none of the choices, nearest names first.
 
     Args:
         key: the setting that carries the name.
         value: the name given.
         choices: the names that would have been right.
+        listed: where they are to be read; None lists them.
 
     Returns:
         To be raised by the caller.
@@ -76,7 +77,9 @@ def unknown(key: str, value: str, choices: Iterable[str]) -> ValueError:
     choices = list(choices)
     near = difflib.get_close_matches(str(value), choices)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    return ValueError(f"{key} {value!r} is unknown{hint}; choose from {', '.join(choices)}.")
+    return ValueError(
+        f"{key} {value!r} is unknown{hint}; choose from {listed or ', '.join(choices)}."
+    )
 
 
 def resolve_episode_length(task: str, declared: int | None, requested: int | None) -> int:
