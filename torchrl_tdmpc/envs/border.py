@@ -58,16 +58,20 @@ def is_wrapper(env: EnvBase) -> bool:
 
 
 def guard(env: EnvBase, name: str) -> None:
-    """Copy what another library's environment is given and gives, in each step of its own.
+    """Copy what an environment is given and gives, in each step of its own.
 
-    TorchRL and wrappers that skip frames hand one array to several steps, so their outermost and
-    their innermost layer are guarded. Of Gymnasium's environments the contract is checked too, and
-    flags that are 0 or 1 become booleans.
+    Whatever it keeps, changes or overwrites, the data stay as they crossed. Transforms and wrappers
+    that skip frames hand one action to several steps, so TorchRL's innermost environment is
+    guarded, and the outermost and the innermost layer of another library below it. Of Gymnasium's
+    environments the contract is checked too, and flags that are 0 or 1 become booleans.
 
     Args:
-        env: changed in place; TorchRL's own environments are left to :class:`Border`.
+        env: changed in place.
         name: the task's name, for the messages.
     """
+    inner = innermost(env)
+    if not isinstance(inner._step, _CopyingStep):
+        inner._step, inner._reset = _CopyingStep(inner._step), _CopyingReset(inner._reset)
     stack = list(layers(env))
     for layer in {id(layer): layer for layer in stack[:1] + stack[-1:]}.values():
         if isinstance(layer.step, _Step):
@@ -81,6 +85,29 @@ def guard(env: EnvBase, name: str) -> None:
             check_reset = check_step = copied
         layer.reset = functools.partial(_reset, layer.reset, check_reset, name)
         layer.step = _Step(layer.step, check_step)
+
+
+class _CopyingStep:
+    """A step of TorchRL's, which keeps nothing of the caller's data."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.count = 0
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self.count += 1
+        return self.function(tensordict.clone()).clone()
+
+
+class _CopyingReset:
+    """A reset of TorchRL's, likewise."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __call__(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        given = None if tensordict is None else tensordict.clone()
+        return self.function(given, **kwargs).clone()
 
 
 def _reset(reset: Callable, check: Callable, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -104,11 +131,8 @@ class _Step:
 
 def num_steps(env: EnvBase) -> int:
     """How many steps the environment below everything has taken, as :func:`guard` counts them."""
-    if stack := list(layers(env)):
-        return stack[-1].step.count
-    while isinstance(env.base_env, TransformedEnv):
-        env = env.base_env
-    return env.transform[0].num_steps[0]
+    stack = list(layers(env))
+    return stack[-1].step.count if stack else innermost(env)._step.count
 
 
 def copied(value: Any) -> Any:
@@ -280,8 +304,7 @@ def _described(value: Any) -> str:
 class Border(Transform):
     """The border itself: the first transform around an environment, below those of its own.
 
-    Whatever the environment keeps or overwrites afterwards, the data stay as they crossed. Flags
-    that are 0 or 1 become booleans, and an action that rounding put outside the bounds is put back,
+    Flags that are 0 or 1 become booleans, and an action that rounding put outside the bounds is put back,
     in the environment's own dtype. Where both bounds of an action are one value, it always gets it.
 
     Args:
@@ -295,7 +318,6 @@ class Border(Transform):
         super().__init__()
         self.name = name
         self.done_keys = list(env.done_keys)
-        self.num_steps = [0]  # of the environment below; TorchRL's copies of a transform share it
         specs = env.full_action_spec.items(True, True)
         self._bounds = {
             key: (spec.space.low.clone(), spec.space.high.clone())
@@ -304,18 +326,13 @@ class Border(Transform):
         }
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        tensordict = tensordict.clone()
         for key, (low, high) in self._bounds.items():
             action = tensordict.get(key, None)
             if action is not None:  # as it is at a reset
                 tensordict.set(key, action.to(low.dtype).clamp(low, high))
         return tensordict
 
-    def _reset_env_preprocess(self, tensordict: TensorDictBase | None) -> TensorDictBase | None:
-        return None if tensordict is None else tensordict.clone()
-
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        self.num_steps[0] += 1
         return self._out(next_tensordict)
 
     def _reset(
@@ -324,7 +341,6 @@ class Border(Transform):
         return self._out(tensordict_reset)
 
     def _out(self, tensordict: TensorDictBase) -> TensorDictBase:
-        tensordict = tensordict.clone()
         for key in self.done_keys:
             flag = tensordict.get(key)
             if flag.dtype != torch.bool:
