@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
-from torchrl.envs import TransformedEnv
+from dm_control import suite
+from dm_control.rl import control
+from dm_control.suite import cartpole
+from torchrl.envs import DMControlWrapper, TransformedEnv
 
-from torchrl_tdmpc.envs import env_state, has_lost_processes, load_task, make_env, set_env_state
+from torchrl_tdmpc.envs import (
+    env_state,
+    has_lost_processes,
+    load_task,
+    make_env,
+    make_task,
+    set_env_state,
+    why_no_state,
+)
+from torchrl_tdmpc.envs.dmcontrol import published_name
 from torchrl_tdmpc.envs.state import _dmcontrol
 
 # What a step depends on, each in one of them: warm starts of the solver under contact, targets
@@ -89,3 +102,63 @@ def test_what_cannot_tell_its_state():
         set_env_state(two, env_state(one))
     with pytest.raises(ValueError, match="of 1 environments; none here"):
         set_env_state(env, env_state(one))
+
+
+class Goal(cartpole.Balance):
+    """Keeps a goal, what it has seen, and a generator of its own; or something that is no value."""
+
+    def __init__(self, extra=None):
+        super().__init__(swing_up=False, sparse=False, random=1)
+        self.goal, self.seen = np.zeros(1), {"steps": [], "last": (0, None)}
+        self.dice = np.random.default_rng(5)
+        if extra is not None:
+            self.extra = extra
+
+    def initialize_episode(self, physics):
+        super().initialize_episode(physics)
+        self.goal = self.random.uniform(-1, 1, 1)
+
+    def get_reward(self, physics):
+        self.seen["steps"].append(float(self.dice.random()))
+        return float(self.goal[0] + sum(self.seen["steps"]))
+
+
+def goal_task(extra=None):
+    def make():
+        physics = cartpole.Physics.from_xml_string(*cartpole.get_model_and_assets())
+        task = Goal(extra)
+        return DMControlWrapper(control.Environment(physics, task, 10, control_timestep=0.01))
+
+    return make_task(make, name="goal", episode_length=8)
+
+
+def test_arrays_containers_and_generators_of_a_task_are_its_state():
+    env, other = make_env(goal_task(), seed=1), make_env(goal_task(), seed=2)
+    actions = torch.zeros(12, 1, 1)
+    _, now = go_on(env, env.reset(), actions[:3])
+    other.reset()
+    file = io.BytesIO()
+    torch.save(env_state(env), file)
+    file.seek(0)
+    set_env_state(other, torch.load(file, weights_only=True))
+    here = now.clone()
+    assert (go_on(env, now, actions[3:])[0] == go_on(other, here, actions[3:])[0]).all()
+
+
+def test_an_attribute_of_another_kind_is_named():
+    env = make_env(goal_task(extra=[1, object()]))
+    env.reset()
+    assert env_state(env) is None
+    assert why_no_state(env) == "of the task, extra[1] is of type object, which cannot be saved"
+
+
+@pytest.mark.parametrize("domain, task", [t for t in suite.ALL_TASKS if t[0] != "lqr"])
+def test_every_suite_task_goes_on_where_it_was(domain, task):
+    task = load_task("dmcontrol", published_name(domain, task))
+    env, other = make_env(task, seed=1), make_env(task, seed=2)
+    actions = torch.rand(4, 1, task.action_dim, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    _, now = go_on(env, env.reset(), actions[:2])
+    other.reset()
+    set_env_state(other, env_state(env))
+    here = now.clone()
+    assert (go_on(env, now, actions[2:])[0] == go_on(other, here, actions[2:])[0]).all()

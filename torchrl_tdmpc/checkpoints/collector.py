@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
 
-from torchrl_tdmpc.envs import env_state, set_env_state
+from torchrl_tdmpc.envs import env_state, set_env_state, why_no_state
 from torchrl_tdmpc.torchrl_series import carried_data
 
 __all__ = ["CollectorState"]
@@ -38,6 +39,7 @@ class CollectorState:
         self.collector = collector
         self.env = collector.env
         self.failed = self.restarted = False
+        self._warned = False
 
     def state_dict(self) -> dict[str, Any]:
         """The state; without environments if they or the collector cannot tell theirs in full."""
@@ -48,6 +50,15 @@ class CollectorState:
         state.pop("policy_state_dict", None)  # saved with the losses
         environments = None if has_ended else env_state(self.env)
         carried = carried_data(self.collector)
+        reason = None if has_ended or environments is not None else why_no_state(self.env)
+        # Other kinds of environments never tell their state, which the documentation says
+        if reason is not None and reason.startswith("of the task") and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the checkpoints hold no environments ({reason}); a run that is "
+                "resumed truncates the open episodes.",
+                stacklevel=2,
+            )
         if environments is not None and carried is not None:
             state |= {"environments": environments, "carried": carried.cpu().to_dict()}
         return state

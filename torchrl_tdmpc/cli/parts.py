@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.cli.settings import naming
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.envs import Task, seed_generators
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
@@ -36,7 +35,7 @@ __all__ = [
 
 def make_trainer(config: DictConfig, task: Task) -> OnlineTrainer:
     """The trainer of a settled configuration, with every part made."""
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     loss = make_loss(config, task)
     update = make_update(config, loss)
     return OnlineTrainer(

@@ -8,7 +8,13 @@ from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.seeds import forked_generators, seed_generators
-from torchrl_tdmpc.envs.state import env_state, first_env, has_lost_processes, set_env_state
+from torchrl_tdmpc.envs.state import (
+    env_state,
+    first_env,
+    has_lost_processes,
+    set_env_state,
+    why_no_state,
+)
 from torchrl_tdmpc.envs.task import Task
 
 __all__ = [
@@ -31,4 +37,5 @@ __all__ = [
     "render",
     "seed_generators",
     "set_env_state",
+    "why_no_state",
 ]

@@ -10,6 +10,9 @@ import torch
 from torch.nn.parameter import is_lazy
 from torchrl.envs import DMControlWrapper, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
+from torchrl_tdmpc.envs.attributes import NoStateError, pack_attributes, unpack_attributes
+from torchrl_tdmpc.envs.border import innermost
+
 # Arrays of a MuJoCo model that are large, and that no task writes to
 _ASSETS = ("mesh_", "skin_", "flex_", "bvh_")
 
@@ -26,8 +29,8 @@ def env_state(env: EnvBase) -> list[dict[str, Any]] | None:
 
     Returns:
         For each environment tensors and plain numbers, which
-        ``torch.load(weights_only=True)`` reads; None if one of them cannot tell its state, because
-        it is not DMControl's or runs in another process.
+        ``torch.load(weights_only=True)`` reads; None if one of them cannot tell its state in
+        full; :func:`why_no_state` says why.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task, make_env
@@ -40,16 +43,42 @@ def env_state(env: EnvBase) -> list[dict[str, Any]] | None:
         >>> bool((env.step(action)["next"] == other.step(action)["next"]).all())
         True
     """
+    state = _state_or_reason(env)
+    return None if isinstance(state, str) else state
+
+
+def why_no_state(env: EnvBase) -> str | None:
+    """Why :func:`env_state` gives None, or None if it does not.
+
+    Examples:
+        >>> from torchrl_tdmpc.envs import load_task, make_env
+        >>> why_no_state(make_env(load_task("gym", "Pendulum-v1")))
+        'environments of type GymWrapper cannot tell their state'
+    """
+    state = _state_or_reason(env)
+    return state if isinstance(state, str) else None
+
+
+def _state_or_reason(env: EnvBase) -> list[dict[str, Any]] | str:
+    while isinstance(env, TransformedEnv) and not isinstance(env.base_env, DMControlWrapper):
+        env = env.base_env
+    if isinstance(env, ParallelEnv):
+        return "environments in processes of their own cannot tell their state"
     workers = _workers(env)
     if workers is None:
-        return None
-    return [
-        {
-            "buffers": {name: buffer.clone() for name, buffer in _buffers(worker).items()},
-            **_dmcontrol_state(_dmcontrol(worker)),
-        }
-        for worker in workers
-    ]
+        first = env._envs[0] if isinstance(env, SerialEnv) else env
+        kind = type(innermost(first)).__name__
+        return f"environments of type {kind} cannot tell their state"
+    try:
+        return [
+            {
+                "buffers": {name: buffer.clone() for name, buffer in _buffers(worker).items()},
+                **_dmcontrol_state(_dmcontrol(worker)),
+            }
+            for worker in workers
+        ]
+    except NoStateError as error:
+        return f"of the task, {error}, which cannot be saved"
 
 
 def set_env_state(env: EnvBase, state: list[dict[str, Any]]) -> None:
@@ -130,7 +159,7 @@ def _dmcontrol_state(env: Any) -> dict[str, Any]:
     return {
         "physics": torch.from_numpy(env.physics.get_state(sig=_integration_state())),
         "model": {name: torch.from_numpy(array.copy()) for name, array in _arrays(env).items()},
-        "task": {key: value for key, value in vars(env.task).items() if _is_number(value)},
+        "task": pack_attributes(env.task, constants=(env.task.random, env.physics)),
         "random": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "step_count": env._step_count,
         "reset_next_step": env._reset_next_step,
@@ -145,7 +174,7 @@ def _set_dmcontrol_state(env: Any, state: dict[str, Any]) -> None:
     env.physics.set_state(state["physics"].numpy(), sig=_integration_state())
     # dm_control steps from positions and velocities that are worked out already
     mujoco.mj_step1(env.physics.model.ptr, env.physics.data.ptr)
-    vars(env.task).update(state["task"])
+    unpack_attributes(env.task, state["task"])
     kind, keys, *rest = state["random"]
     env.task.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     env._step_count, env._reset_next_step = state["step_count"], state["reset_next_step"]
@@ -167,7 +196,3 @@ def _integration_state() -> int:
     import mujoco
 
     return int(mujoco.mjtState.mjSTATE_INTEGRATION)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (bool, int, float)

@@ -10,7 +10,7 @@ from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, make_env
+from torchrl_tdmpc.envs import Task, forked_generators, make_env
 
 __all__ = ["evaluate"]
 
@@ -64,10 +64,9 @@ def evaluate(
     try:
         on_begin(env)
         with (
-            torch.random.fork_rng(cuda_devices),
+            forked_generators(seed, cuda_devices),
             set_exploration_type(ExplorationType.DETERMINISTIC),
         ):
-            torch.manual_seed(seed)
             steps = env.rollout(
                 task.episode_length,
                 policy,

@@ -24,7 +24,7 @@ from torchrl_tdmpc.checkpoints import (
     save_run,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
+from torchrl_tdmpc.envs import Task, has_lost_processes, make_env, seed_generators
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
 from torchrl_tdmpc.recording import CsvFiles, LoggerRows, Progress, ReturnsPlot, RunRecord
@@ -156,7 +156,7 @@ class OnlineTrainer:
         self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
 
         if networks is None and loss is None and update is None:
-            torch.manual_seed(seed)
+            seed_generators(seed)
             model = model or {}
             networks = build_networks(task, model)
         if update is None:
