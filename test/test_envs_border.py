@@ -317,7 +317,7 @@ def test_the_ends_of_the_action_space_are_inside_it(dtype):
     generator = np.random.default_rng(0)
     for _ in range(20):
         low, high = np.sort(generator.uniform(-3, 3, (2, 4)), 0)
-        env = make_task(lambda l=low, h=high: Strict(l, h, dtype), episode_length=5).make(0)
+        env = make_task(lambda lo=low, hi=high: Strict(lo, hi, dtype), episode_length=5).make(0)
         for action in (-1.0, 1.0, 1 + 1e-7, 0.3):
             env.step(env.reset().set("action", torch.full((4,), action)))
         given = env._env.given

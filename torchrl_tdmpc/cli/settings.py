@@ -42,9 +42,14 @@ KINDS = {
     int: ("a whole number", lambda value: type(value) is int),
     float: ("a number", lambda value: type(value) in (int, float)),
     type(None): ("null or a whole number", lambda value: value is None or type(value) is int),
+    dict: ("a dictionary", lambda value: isinstance(value, dict)),
     str: ("a word", lambda value: isinstance(value, str)),
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
+    "env.observation_keys": (
+        "null or a list",
+        lambda value: value is None or isinstance(value, list),
+    ),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "threads": (
         "auto or a whole number from 1 on",
@@ -99,7 +104,14 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     env = config.env
     with naming("env"):
         task = load_task(
-            env.backend, env.task, episode_length=env.episode_length, pixels=env.pixels
+            env.backend,
+            env.task,
+            episode_length=env.episode_length,
+            action_repeat=env.action_repeat,
+            observation_keys=None if env.observation_keys is None else list(env.observation_keys),
+            kwargs=OmegaConf.to_container(env.kwargs, resolve=True),
+            pixels=env.pixels,
+            video=config.eval.video,
         )
     automatic = {
         "threads": torch.get_num_threads(),
@@ -194,7 +206,7 @@ def check_types(config: DictConfig) -> None:
 def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """``("env.task", "walker-stand")`` and so on."""
     for name, value in settings.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{name}" != "env.kwargs":  # whatever is in it
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
@@ -251,7 +263,8 @@ def refuse_unknown_keys(arguments: Iterable[str]) -> None:
     for argument in arguments:
         key, is_setting, _ = argument.partition("=")
         key = key.lstrip("+")
-        if argument.startswith("-") or not is_setting or key in known or key.startswith("hydra"):
+        free = key.startswith(("hydra", "env.kwargs."))
+        if argument.startswith("-") or not is_setting or key in known or free:
             continue
         if key in RENAMED:
             raise ValueError(f"{key} is now called {RENAMED[key]}.")
