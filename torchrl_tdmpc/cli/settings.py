@@ -42,13 +42,16 @@ KINDS = {
     int: ("a whole number", lambda value: type(value) is int),
     float: ("a number", lambda value: type(value) in (int, float)),
     type(None): ("null or a whole number", lambda value: value is None or type(value) is int),
-    dict: ("a dictionary", lambda value: isinstance(value, dict)),
     str: ("a word", lambda value: isinstance(value, str)),
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
     "env.observation_keys": (
         "null or a list",
         lambda value: value is None or isinstance(value, list),
+    ),
+    "env.kwargs": (
+        "null or a dictionary",
+        lambda value: value is None or isinstance(value, dict),
     ),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "threads": (
@@ -109,7 +112,7 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
             episode_length=env.episode_length,
             action_repeat=env.action_repeat,
             observation_keys=None if env.observation_keys is None else list(env.observation_keys),
-            kwargs=OmegaConf.to_container(env.kwargs, resolve=True),
+            kwargs=OmegaConf.to_container(env, resolve=True)["kwargs"],
             pixels=env.pixels,
             video=config.eval.video,
         )

@@ -305,7 +305,7 @@ class Border(Transform):
     """The border itself: the first transform around an environment, below those of its own.
 
     Flags that are 0 or 1 become booleans, and an action that rounding put outside the bounds is put
-    back, in the environment's own dtype. Where both bounds of an action are one value, it always gets it.
+    back, in the environment's own dtype. Where both bounds of an action are one value, it gets it.
 
     Args:
         env: what is below.
