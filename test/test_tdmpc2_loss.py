@@ -98,7 +98,8 @@ def np_q(q_ensemble, latent, action, **kwargs):
 @pytest.fixture
 def restated():
     """A loss in float64, its batch and draws, and every term as the paper states it."""
-    loss = tiny_loss(rho=0.7, entropy_coef=0.03, reduction="none").double().eval()
+    loss = tiny_loss(reduction="none").double().eval()
+    loss.rho, loss.entropy_coef = 0.7, 0.03  # in float64
     loss.value_scale.value.fill_(2.5)
     batch = tiny_batch().apply(lambda t: t.double() if t.is_floating_point() else t)
     model_draws, actor_draws = tiny_draws(dtype=torch.float64)

@@ -68,6 +68,11 @@ class SymlogTwoHot:
         lower = position.nan_to_num(0).floor().clamp(0, self.num_bins - 2)
         return lower.long(), position - lower
 
+    def share_beyond(self, scalar: Tensor) -> Tensor:
+        """The share of scalars (any shape) that lie beyond the support and are coded as its end."""
+        x = symlog(scalar)
+        return ((x < self.vmin) | (x > self.vmax)).to(x.dtype).mean()
+
     def encode(self, scalar: Tensor) -> Tensor:
         """Two-hot distribution ``[..., num_bins]`` of scalars ``[..., 1]``."""
         lower, upper_share = self.lower_bin(scalar)

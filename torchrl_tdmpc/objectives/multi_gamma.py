@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class MultiGammaValueLoss(FunctionalLoss):
     heads_params: TensorDictParams
     target_heads_params: TensorDictParams
 
+    coefficient_limits = {"rho": 1.0, "loss_weight": math.inf}
+
     def __init__(
         self,
         heads: AuxiliaryValueHeads,
@@ -148,6 +151,7 @@ class MultiGammaValueLoss(FunctionalLoss):
             horizon (``aux_value_ce/g{gamma}``, not weighted by rho), their mean, and mean and
             standard deviation of the decoded prediction.
         """
+        self._refuse_masks(tensordict)
         logits, target = self._predictions_and_targets(tensordict)
         cross_entropy = self.two_hot.cross_entropy(logits, target.unsqueeze(-1)).squeeze(-1)
 
