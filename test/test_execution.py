@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny import seeded, tiny_batch, tiny_loss
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
+from torchrl_tdmpc import TDMPC2Planner, make_networks
 from torchrl_tdmpc.modules import (
     MODEL_SIZES,
     Execution,
@@ -86,7 +86,7 @@ def test_bfloat16_logits_are_decoded_in_float32():
 def test_bfloat16_bounds_the_error_of_trajectory_values():
     """At a published size, with weights that tell trajectories apart."""
     torch.manual_seed(0)
-    networks = world_model, policy_prior, q_ensemble = make_networks((17,), 6, MODEL_SIZES[5])
+    networks = world_model, *_ = make_networks((17,), 6, MODEL_SIZES[5])
     with torch.no_grad():
         for network in networks:
             for weight in network.parameters():
@@ -94,11 +94,7 @@ def test_bfloat16_bounds_the_error_of_trajectory_values():
     values = {}
     for precision in ("float32", "bfloat16"):
         planner = TDMPC2Planner(
-            LatentEnv(world_model, 6),
-            policy_prior,
-            q_ensemble,
-            discount=0.99,
-            execution=Execution(precision=precision),
+            *networks, discount=0.99, execution=Execution(precision=precision)
         )
         value = planner.execution.prepare(TDMPC2Planner.trajectory_value, "cpu")
         with torch.no_grad():

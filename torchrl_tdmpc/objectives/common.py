@@ -63,7 +63,9 @@ class FunctionalLoss(LossModule):
         own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         if all(own.get(_dotted(key)) is weight for key, weight in params.items(True, True)):
             return nullcontext()
-        return params.to_module(network, preserve_module_state=False)
+        # A copy, because this context unlocks what it puts in, and parameters may be locked
+        others = TensorDict(dict(params.items(True, True)))
+        return others.to_module(network, preserve_module_state=False)
 
     def _refuse_masks(self, data: TensorDictBase) -> None:
         """Refuse a loss mask that was asked for and is not there, or is not boolean."""

@@ -374,7 +374,7 @@ class TDMPC2Loss(FunctionalLoss):
             latent,
             policy.action,
             context,
-            params=self.q_ensemble_params.data,
+            params=self.q_ensemble_params.detach(),
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
             dropout=self.training,
         ).mean(0)

@@ -12,9 +12,17 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MPCPlannerBase
 
-from torchrl_tdmpc.modules import Context, Execution, PolicyPrior, QEnsemble
+from torchrl_tdmpc.modules import (
+    Context,
+    Execution,
+    PolicyPrior,
+    QEnsemble,
+    TDMPC2WorldModel,
+    refuse_misfit,
+)
 from torchrl_tdmpc.planners.latent_env import LatentEnv
 from torchrl_tdmpc.planners.plan import Elites, Plan, PlanDraws
+from torchrl_tdmpc.planners.warm_start import WarmStart
 
 __all__ = ["TDMPC2Planner", "default_iterations"]
 
@@ -43,7 +51,7 @@ class TDMPC2Planner(MPCPlannerBase):
     environments of one call may have different tasks.
 
     Args:
-        env: the latent environment; its world model imagines.
+        world_model: imagines; ``env``, a :class:`LatentEnv`, shows it as TorchRL's planners do.
         policy_prior: proposes trajectories, and acts after the horizon.
         q_ensemble: values what comes after the horizon.
 
@@ -71,9 +79,7 @@ class TDMPC2Planner(MPCPlannerBase):
     Examples:
         >>> from tensordict import TensorDict
         >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
-        >>> world_model, policy_prior, q_ensemble = make_networks((3,), 2, MODEL_SIZES[1])
-        >>> env = LatentEnv(world_model, action_dim=2)
-        >>> planner = TDMPC2Planner(env, policy_prior, q_ensemble, discount=0.99)
+        >>> planner = TDMPC2Planner(*make_networks((3,), 2, MODEL_SIZES[1]), discount=0.99)
         >>> data = TensorDict(
         ...     observation=torch.randn(4, 3), _previous_mean=torch.zeros(4, 3, 2), batch_size=4
         ... )
@@ -83,7 +89,7 @@ class TDMPC2Planner(MPCPlannerBase):
 
     def __init__(
         self,
-        env: LatentEnv,
+        world_model: TDMPC2WorldModel,
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
@@ -101,12 +107,14 @@ class TDMPC2Planner(MPCPlannerBase):
         previous_mean_key: NestedKey = "_previous_mean",
         nan_values_key: NestedKey = "nan_values",
     ):
+        refuse_misfit(world_model, policy_prior, q_ensemble)
+        env = LatentEnv(world_model, q_ensemble.action_dim)
         super().__init__(env, action_key=env.action_key)
         self.action_spec = env.full_action_spec[env.action_key]
-        self.world_model = env.world_model
+        self.world_model = world_model
         self.policy_prior = policy_prior
         self.q_ensemble = q_ensemble
-        self.action_dim = self.action_spec.shape[-1]
+        self.action_dim = q_ensemble.action_dim
         if iterations == "auto":
             iterations = default_iterations(self.action_dim)
         self.discount = discount
@@ -160,7 +168,7 @@ class TDMPC2Planner(MPCPlannerBase):
         spec = Unbounded(
             (self.horizon, self.action_dim), device=parameter.device, dtype=parameter.dtype
         )
-        return TensorDictPrimer({self.in_keys[1]: spec}, default_value=0.0, expand_specs=True)
+        return WarmStart(self.in_keys[1], spec, self.env.action_key)
 
     def forward(
         self, tensordict: TensorDictBase, tensordict_out: TensorDictBase | None = None

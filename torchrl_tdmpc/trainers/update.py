@@ -121,12 +121,8 @@ class TDMPC2Update:
         device = next(loss.q_ensemble.parameters()).device
         self._model_losses = execution.prepare(_model_losses, device)
         self._actor_loss = execution.prepare(type(loss).actor_loss, device)
-        with_targets = [
-            one
-            for one in (loss, *self.auxiliary)
-            if any(name.startswith("target_") for name in one.state_dict())
-        ]
-        self.target_updates = [_soft_update(one, tau) for one in with_targets]
+        self.tau = tau
+        self._make_target_updates()
         self.metric_names = [
             *loss.out_keys,
             "grad_norm_model",
@@ -136,6 +132,18 @@ class TDMPC2Update:
         ]
         if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
             raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_target_updates()  # those that were copied move copies of the targets
+
+    def _make_target_updates(self) -> None:
+        """One for the Q-functions, and one for each auxiliary loss that has targets."""
+        self.target_updates = [
+            _soft_update(one, self.tau)
+            for one in (self.loss, *self.auxiliary)
+            if any(name.startswith("target_") for name in one.state_dict())
+        ]
 
     @property
     def components(self) -> dict[str, Any]:
