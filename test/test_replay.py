@@ -210,14 +210,14 @@ def test_nested_keys():
     count = torch.arange(6.0).reshape(1, 6, 1)
     data["agent", "position"], data["next", "agent", "position"] = count, count + 1
     data["goal"], data["next", "goal"] = -count, -count - 1
-    data["agent", "action"] = 10 * count
+    data["agent", "action"] = count / 8
     replay.extend(data)
     batch = replay.sample()
     position = batch["agent", "position"]
     assert set(position.flatten().tolist()) == {0, 1, 2, 3, 4, 5}
     assert (position[:, 1] == position[:, 0] + 1).all()
     assert (batch["next", "agent", "position"] == position + 1).all()
-    assert (batch["agent", "action"] == 10 * position).all()
+    assert (batch["agent", "action"] == position / 8).all()
     assert (batch["goal"] == -position).all()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchrl_tdmpc.modules.context import Context
 from torchrl_tdmpc.modules.layers import at_least_float32, norm_mish
-from torchrl_tdmpc.modules.stacked_params import StackedParams
+from torchrl_tdmpc.modules.params import NetworkParams
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
 __all__ = ["QEnsemble"]
@@ -84,7 +84,7 @@ class QEnsemble(TensorDictModuleBase):
         self.in_keys = [latent_key, action_key]
         self.out_keys = [value_key]
         widths = (latent_dim + embedding_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
-        self.params = StackedParams.of(
+        self.params = NetworkParams.of(
             {
                 str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
                 for i, (fan_in, fan_out) in enumerate(pairwise(widths))

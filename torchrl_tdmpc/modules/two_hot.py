@@ -52,6 +52,12 @@ class SymlogTwoHot:
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest scalar that are coded exactly."""
+        low, high = symexp(torch.tensor([self.vmin, self.vmax], dtype=torch.float64)).tolist()
+        return low, high
+
     def lower_bin(self, scalar: Tensor) -> tuple[Tensor, Tensor]:
         """Where a scalar falls on the support.
 

@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from torchrl_tdmpc.modules.stacked_params import StackedParams
+from torchrl_tdmpc.modules.params import NetworkParams
 
 __all__ = ["AuxiliaryValueHeads"]
 
@@ -66,7 +66,7 @@ class AuxiliaryValueHeads(TensorDictModuleBase):
             params = _zero_layer(latent_dim, num_heads * num_bins)
         else:
             params = {str(head): _zero_layer(latent_dim, num_bins) for head in range(num_heads)}
-        self.params = StackedParams.of(params)
+        self.params = NetworkParams.of(params)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.objectives import LossModule
+
+from torchrl_tdmpc.modules.params import NetworkParams
 
 __all__ = ["FunctionalLoss", "next_key", "rho_weights"]
 
@@ -37,12 +39,25 @@ class FunctionalLoss(LossModule):
         else:
             super().__setattr__(name, value)
 
+    def convert_to_functional(self, module: nn.Module, module_name: str, **kwargs) -> None:
+        """As every LossModule, but with parameters that can be put in by their names."""
+        super().convert_to_functional(module, module_name, **kwargs)
+        for name in (f"{module_name}_params", f"target_{module_name}_params"):
+            if name in self._modules:
+                setattr(self, name, NetworkParams(self._modules[name]))
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter and its name; with the argument that ``functional_call`` gives."""
+        return nn.Module.named_parameters(self, prefix, recurse, remove_duplicate)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A copied TensorDictParams holds clones: take the copied networks' own weights instead
         for name in self._has_update_associated:
             params = TensorDict.from_module(getattr(self, name), as_module=True)
-            setattr(self, f"{name}_params", params)
+            setattr(self, f"{name}_params", NetworkParams(params))
 
     def _refuse_coefficient(self, name: str, value: float | Tensor) -> float:
         """The number that a coefficient is to have; refused if it is none or out of its range."""

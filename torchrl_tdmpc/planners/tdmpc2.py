@@ -233,6 +233,8 @@ class TDMPC2Planner(MPCPlannerBase):
             action=normal(envs, action),
         )
 
+    # Under a compilation of the user's, each refinement is compiled once: not all of them as one
+    @torch.compiler.disable(recursive=False)
     def plan(
         self,
         latent: Tensor,

@@ -185,7 +185,11 @@ class OnlineTrainer:
         self._collector_state = CollectorState(self.collector)
         callbacks = list(callbacks)
         metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
-        self.record = RunRecord(metrics, seed=seed, device=self.device)
+        bins = {
+            "reward": update.loss.world_model.two_hot,
+            "td_target": update.loss.q_ensemble.two_hot,
+        }
+        self.record = RunRecord(metrics, seed=seed, device=self.device, bins=bins)
         self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
         self.replay_log = None
         if self.output_dir is not None:

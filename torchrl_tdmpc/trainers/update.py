@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_tdmpc.modules import Context, Execution
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
 __all__ = ["TDMPC2Update", "count_parameters"]
 
@@ -39,7 +39,8 @@ class TDMPC2Update:
         execution: how the losses are computed: compiled or not, and in which precision.
 
     Raises:
-        ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
+        ValueError: a setting out of its range, a loss that is not reduced to a scalar, or an
+            auxiliary one that does not fit.
 
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
@@ -95,6 +96,9 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
+        for one in auxiliary:
+            if isinstance(one, MultiGammaValueLoss):
+                one.refuse_misfit(loss)
         self.loss = loss
         self.auxiliary = list(auxiliary)
         self.auxiliary_names = [_loss_key(one).removeprefix("loss_") for one in auxiliary]
