@@ -25,13 +25,15 @@ LEAST = {
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
+    "eval.num_envs": 1,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
     *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
-    *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
+    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
+    *("checkpoint.interval", "checkpoint.keep"),
     *("logger.backend", "logger.project"),
 )
 DEVICES = ("device", "replay.device")  # settings that name one
@@ -90,7 +92,8 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     """
     check_types(config)
     for key, least in LEAST.items():
-        if (value := OmegaConf.select(config, key)) < least:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
     if config.env.workers not in WORKERS:
         raise ValueError(
