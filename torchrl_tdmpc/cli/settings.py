@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ MAY_CHANGE = (
     *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
     *("checkpoint.interval", "checkpoint.keep"),
-    *("logger.backend", "logger.project"),
+    *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
+    "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -56,6 +58,8 @@ KINDS = {
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
     ),
+    "logger.entity": ("null or a word", lambda value: value is None or isinstance(value, str)),
+    "logger.id": ("a word", lambda value: isinstance(value, str)),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -79,6 +83,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         check_backend(config.logger.backend)
     check_training(settled, task)
     settled.resume = resolve_resume(settled)
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
     if settled.eval.video:
         check_video(task)
     return settled, task
@@ -167,6 +173,8 @@ def resolve_resume(config: DictConfig) -> str | None:
                 f"{key} is {value!r}, but {recorded[key]!r} in the run to be resumed, "
                 f"{checkpoint}; resume it with its own settings."
             )
+    if config.logger.id == "auto":
+        config.logger.id = recorded.get("logger.id", "auto")
     return str(checkpoint)
 
 

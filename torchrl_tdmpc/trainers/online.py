@@ -301,7 +301,11 @@ class OnlineTrainer:
                 self.components,
                 self.callbacks.components,
                 self.replay_log,
-                metadata={"agent_steps": self.counters.agent_steps, **self.metadata},
+                metadata={
+                    "agent_steps": self.counters.agent_steps,
+                    "environment_steps": self._environment_steps,
+                    **self.metadata,
+                },
                 keep_last=self.checkpoint_keep,
             )
         self.callbacks.on_checkpoint(self, path)
