@@ -108,20 +108,18 @@ def test_wandb_gets_names_the_last_checkpoint_and_the_same_run_after_a_resume(tm
         command = [sys.executable, "-c", WANDB_RUN, str(tmp_path), *settings, *further]
         subprocess.run(command, check=True, env=environment)
     first, second = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"), key=os.path.getmtime)
-    runs = []
+    runs, artifacts = [], []
     for path in (first, second):
         records = read_wandb(path)
         (record,) = (one.run for one in records if one.HasField("run"))
         runs.append(record)
-        artifacts = [
-            one.request.log_artifact.artifact for one in records if one.HasField("request")
-        ]
-        names = [e.path for a in artifacts for e in a.manifest.contents]
-        assert any(name.endswith(".torchrl") for name in names), names
+        (artifact,) = (one.artifact for one in records if one.HasField("artifact"))
+        artifacts.append([file.path for file in artifact.manifest.contents])
+    assert artifacts == [[f"checkpoint-{step:012d}.torchrl"] for step in (24, 36)]
     assert runs[0].run_id == runs[1].run_id
     for record in runs:
         assert record.run_group == "g" and list(record.tags) == ["a", "b"]
-        assert (record.entity, record.display_name) == ("team", "cartpole-balance-seed1")
+        assert (record.entity, record.display_name) == ("team", "cartpole-swingup-seed1")
 
 
 def test_tensorboard_shows_no_point_twice_after_a_resume(tmp_path):
