@@ -93,9 +93,7 @@ def test_bfloat16_bounds_the_error_of_trajectory_values():
                 weight.add_(0.02 * torch.randn_like(weight))
     values = {}
     for precision in ("float32", "bfloat16"):
-        planner = TDMPC2Planner(
-            *networks, discount=0.99, execution=Execution(precision=precision)
-        )
+        planner = TDMPC2Planner(*networks, discount=0.99, execution=Execution(precision=precision))
         value = planner.execution.prepare(TDMPC2Planner.trajectory_value, "cpu")
         with torch.no_grad():
             latent = world_model.encode(seeded(torch.randn, 1, 17)).unsqueeze(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from tensordict import NestedKey
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs import TensorDictPrimer
