@@ -24,7 +24,8 @@ def convert_steps(steps: TensorDictBase, action_key: NestedKey) -> None:
 
     Examples:
         >>> from tensordict import TensorDict
-        >>> following = {"reward": torch.ones(5), "terminated": torch.zeros(5), "done": torch.ones(5)}
+        >>> ones = torch.ones(5)
+        >>> following = {"reward": ones, "terminated": ones, "done": ones}
         >>> steps = TensorDict({"action": torch.zeros(5, 2).double(), "next": following}, [5])
         >>> convert_steps(steps, "action")
         >>> steps["action"].dtype, steps["next", "reward"].shape, steps["next", "done"].dtype

@@ -74,7 +74,7 @@ class TDMPC2Planner(MPCPlannerBase):
         nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument out of its range, or networks that do not fit each other.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -107,6 +107,8 @@ class TDMPC2Planner(MPCPlannerBase):
         previous_mean_key: NestedKey = "_previous_mean",
         nan_values_key: NestedKey = "nan_values",
     ):
+        if isinstance(world_model, LatentEnv):
+            raise TypeError("the first argument is a LatentEnv; give its world model instead.")
         refuse_misfit(world_model, policy_prior, q_ensemble)
         env = LatentEnv(world_model, q_ensemble.action_dim)
         super().__init__(env, action_key=env.action_key)
