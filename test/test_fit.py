@@ -212,7 +212,7 @@ def pendulum_planner(action_dim=1):
 def test_an_environment_with_other_bounds_is_refused():
     planner = pendulum_planner()
     env = TransformedEnv(GymEnv("Pendulum-v1"), planner.make_tensordict_primer())
-    with pytest.raises(ValueError, match=r"actions have -2 to 2; the planner gives .* in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"actions are in \[-2\.0, 2\.0\]; .* in \[-1, 1\]"):
         env.rollout(2, planner)
 
 
@@ -247,4 +247,3 @@ def test_more_bins_than_the_support_are_refused():
     )
     with pytest.raises(ValueError, match="reward head gives 101 numbers; it must give 41"):
         TDMPC2Loss(*networks(other), discount=0.9)
-

@@ -42,8 +42,8 @@ class WarmStart(TensorDictPrimer):
             )
         low, high = (getattr(spec.space, name, None) for name in ("low", "high"))
         if low is None or not ((low == -1).all() and (high == 1).all()):
-            ends = "no bounds" if low is None else f"{low.min().item():g} to {high.max().item():g}"
+            ends = "unbounded" if low is None else f"in {[low.min().item(), high.max().item()]}"
             raise ValueError(
-                f"the environment's actions have {ends}; the planner gives actions in [-1, 1], so "
+                f"the environment's actions are {ends}; the planner gives actions in [-1, 1], so "
                 "scale them: make_task does, and so does TorchRL's ActionScaling."
             )
