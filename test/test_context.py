@@ -28,7 +28,14 @@ from tiny import (
 )
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_tdmpc import LatentEnv, TaskContext, TDMPC2Loss, TDMPC2WorldModel, make_networks
+from torchrl_tdmpc import (
+    LatentEnv,
+    TaskContext,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    TDMPC2WorldModel,
+    make_networks,
+)
 from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint, save_official
 from torchrl_tdmpc.modules import Context
 from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
@@ -439,3 +446,17 @@ def test_what_does_not_fit_is_refused(make, message):
 def test_missing_task_is_named():
     with pytest.raises(KeyError, match="task"):
         tiny_multitask_loss()(tiny_batch())
+
+
+@pytest.mark.parametrize("task", [[0, 3], [-1, 0]])
+def test_an_index_of_no_task_is_refused(task):
+    with pytest.raises(ValueError, match=rf"task has the indices .*{task[0]}.*; there are 3 tasks"):
+        tiny_tasks()(torch.tensor(task))
+
+
+def test_several_tasks_need_no_discount():
+    networks = tiny_multitask_networks()
+    assert TDMPC2Loss(*networks).discount is TDMPC2Planner(*networks).discount is None
+    for part in (TDMPC2Loss, TDMPC2Planner):
+        with pytest.raises(ValueError, match="discount is None; it must lie strictly between"):
+            part(*tiny_networks())

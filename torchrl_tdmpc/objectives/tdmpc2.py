@@ -49,8 +49,8 @@ class TDMPC2Loss(FunctionalLoss):
         q_ensemble: the Q-functions; their targets are created here.
 
     Keyword Args:
-        discount: discount factor of the TD target, gamma, in (0, 1); None for a world model of
-            several tasks, each of which has its own.
+        discount: discount factor of the TD target, gamma, in (0, 1). Left out for a world model of
+            several tasks alone, each of which has its own.
         rho: decay of the weight of later steps of the rollout.
         consistency_coef: weight of the latent consistency loss.
         reward_coef: weight of the reward loss.
@@ -133,7 +133,7 @@ class TDMPC2Loss(FunctionalLoss):
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float | None,
+        discount: float | None = None,
         rho: float = 0.5,
         consistency_coef: float = 20.0,
         reward_coef: float = 0.1,

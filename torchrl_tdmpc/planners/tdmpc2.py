@@ -56,8 +56,8 @@ class TDMPC2Planner(MPCPlannerBase):
         q_ensemble: values what comes after the horizon.
 
     Keyword Args:
-        discount: discount factor, gamma, in (0, 1); None for a world model of several tasks, each
-            of which has its own.
+        discount: discount factor, gamma, in (0, 1). Left out for a world model of several tasks
+            alone, each of which has its own.
         horizon: number of agent steps planned ahead, H.
         iterations: number of refinements of the action distribution; ``"auto"`` is 6, or 8 from 20
             action dimensions on.
@@ -93,7 +93,7 @@ class TDMPC2Planner(MPCPlannerBase):
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float | None,
+        discount: float | None = None,
         horizon: int = 3,
         iterations: int | Literal["auto"] = "auto",
         num_samples: int = 512,
