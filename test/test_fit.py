@@ -17,6 +17,8 @@ from tiny import (
     tiny_loss,
     tiny_multitask_loss,
     tiny_networks,
+    tiny_planner,
+    tiny_planner_input,
     tiny_tasks,
 )
 from torch import nn
@@ -166,6 +168,9 @@ def test_a_loss_mask_that_was_asked_for_must_be_there():
     first = tiny_loss(reduction="none").model_loss(tiny_batch(), **draws)["value"][:, 0]
     torch.testing.assert_close(masked["value"], first.mean())
 
+    with pytest.raises(KeyError, match="loss_mask_key is 'valid'"):
+        loss.actor_loss(masked["rollout"].exclude("valid"))
+
     heads = heads_loss()
     heads.loss_mask_key = "valid"
     assert heads(masked["rollout"])["loss_multi_gamma"] >= 0
@@ -228,6 +233,13 @@ def test_an_environment_with_actions_of_another_size_is_refused():
     env = TransformedEnv(GymEnv("Pendulum-v1"), planner.make_tensordict_primer())
     with pytest.raises(ValueError, match=r"action has shape \[1\]; the planner gives \[..., 2\]"):
         env.rollout(2, planner)
+
+
+def test_a_warm_start_of_another_planner_is_refused():
+    planner, data = tiny_planner(horizon=2), tiny_planner_input(4, horizon=HORIZON)
+    message = r"warm start '_previous_mean' has shape \[3, 2\]; this planner's is .* = \[2, 2\]"
+    with pytest.raises(ValueError, match=message):
+        planner(data)
 
 
 def test_a_latent_environment_in_place_of_the_model_is_refused():

@@ -14,7 +14,7 @@ from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules.params import NetworkParams
 
-__all__ = ["FunctionalLoss", "next_key", "rho_weights"]
+__all__ = ["FunctionalLoss", "next_key", "refuse_batch", "rho_weights", "termination_statistics"]
 
 
 class FunctionalLoss(LossModule):
@@ -114,6 +114,46 @@ def rho_weights(rho: float | Tensor, term: Tensor) -> Tensor:
         tensor([1.0000, 0.5000, 0.2500])
     """
     return rho ** torch.arange(term.shape[1], dtype=term.dtype, device=term.device)
+
+
+@torch.no_grad()
+def termination_statistics(logit: Tensor, terminated: Tensor) -> dict[str, Tensor]:
+    """Share of terminations, and the F1 score of their prediction, for ``[B, 1]`` steps."""
+    predicted, actual = logit > 0, terminated > 0.5  # a probability above one half
+    hits = (predicted & actual).sum()
+    # F1 = 2 hits / (predicted + actual); 0 where nothing terminated and nothing was predicted to
+    f1 = 2 * hits.to(terminated.dtype) / (predicted.sum() + actual.sum()).clamp(min=1)
+    return {"termination_rate": terminated.mean(), "termination_f1": f1}
+
+
+def refuse_batch(batch: TensorDictBase, keys: Any, action_dim: int) -> None:
+    """Refuse a batch that is not ``[B, H]`` transitions of actions ``[A]`` and rewards ``[1]``.
+
+    Args:
+        batch: what a loss reads.
+        keys: names of its entries.
+        action_dim: size of the action, A.
+
+    Raises:
+        ValueError: an entry of another shape.
+    """
+    action = batch[keys.action]
+    if action.ndim != 3:
+        raise ValueError(
+            f"{keys.action!r} has shape {list(action.shape)}; a batch is slices [B, H] of "
+            "consecutive transitions, such as data.reshape(-1, H)."
+        )
+    if action.shape[-1] != action_dim:
+        raise ValueError(
+            f"{keys.action!r} has {action.shape[-1]} dimensions; the Q-functions read actions of "
+            f"{action_dim}."
+        )
+    for key in map(next_key, (keys.reward, keys.terminated)):
+        if batch[key].shape != (*action.shape[:2], 1):
+            raise ValueError(
+                f"{key!r} has shape {list(batch[key].shape)}; beside actions "
+                f"{list(action.shape)} it must be {[*action.shape[:2], 1]}."
+            )
 
 
 def _is_number(value: Any) -> bool:

@@ -19,7 +19,13 @@ from torchrl_tdmpc.modules import (
     TDMPC2WorldModel,
     refuse_misfit,
 )
-from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
+from torchrl_tdmpc.objectives.common import (
+    FunctionalLoss,
+    next_key,
+    refuse_batch,
+    rho_weights,
+    termination_statistics,
+)
 
 __all__ = ["TDMPC2Loss"]
 
@@ -251,7 +257,8 @@ class TDMPC2Loss(FunctionalLoss):
             ``termination_rate``, the share of slices whose last step terminated, and
             ``termination_f1``, the F1 score of predicting that.
         """
-        self._refuse_misfit(batch)
+        refuse_batch(batch, self.tensor_keys, self.q_ensemble.action_dim)
+        self._refuse_masks(batch)
         context = self.context(batch) if context is None else context
         with self._weights_of("world_model"), self._weights_of("policy_prior"):
             rollout, td_target = self._roll_out(batch, policy_eps, q_pair, context)
@@ -337,7 +344,7 @@ class TDMPC2Loss(FunctionalLoss):
             terms["termination"] = F.binary_cross_entropy_with_logits(
                 logit, terminated, reduction="none"
             ).squeeze(-1)
-            metrics |= _termination_statistics(logit[:, -1], terminated[:, -1])
+            metrics |= termination_statistics(logit[:, -1], terminated[:, -1])
         return terms, metrics
 
     def actor_loss(
@@ -363,6 +370,7 @@ class TDMPC2Loss(FunctionalLoss):
             ``loss_actor``, its value again as ``actor``, ``entropy``, ``scaled_entropy`` and
             ``value_scale``.
         """
+        self._refuse_masks(rollout)
         key = self.tensor_keys.latent
         latent = torch.cat([rollout[key], rollout[next_key(key)][:, -1:]], 1).detach()
         context = (self.context(rollout) if context is None else context).unsqueeze(1)
@@ -411,39 +419,7 @@ class TDMPC2Loss(FunctionalLoss):
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
         ).amin(0)
 
-    def _refuse_misfit(self, batch: TensorDictBase) -> None:
-        """Refuse entries of other shapes than ``[B, H, *]``, and masks that cannot be used."""
-        keys, action_dim = self.tensor_keys, self.q_ensemble.action_dim
-        action = batch[keys.action]
-        if action.ndim != 3:
-            raise ValueError(
-                f"{keys.action!r} has shape {list(action.shape)}; a batch is slices [B, H] of "
-                "consecutive transitions, such as data.reshape(-1, H)."
-            )
-        if action.shape[-1] != action_dim:
-            raise ValueError(
-                f"{keys.action!r} has {action.shape[-1]} dimensions; the Q-functions read actions "
-                f"of {action_dim}."
-            )
-        for key in map(next_key, (keys.reward, keys.terminated)):
-            if batch[key].shape != (*action.shape[:2], 1):
-                raise ValueError(
-                    f"{key!r} has shape {list(batch[key].shape)}; beside actions "
-                    f"{list(action.shape)} it must be {[*action.shape[:2], 1]}."
-                )
-        self._refuse_masks(batch)
-
     def _masks_of_all_latents(self, rollout: TensorDictBase) -> TensorDictBase:
         """The rollout's loss masks for z_0 .. z_H: z_H counts where the last transition does."""
         masks = rollout.select(*self._loss_mask_keys(), strict=False)
         return torch.cat([masks, masks[:, -1:]], 1)
-
-
-@torch.no_grad()
-def _termination_statistics(logit: Tensor, terminated: Tensor) -> dict[str, Tensor]:
-    """Share of terminations, and the F1 score of their prediction, for ``[B, 1]`` steps."""
-    predicted, actual = logit > 0, terminated > 0.5  # a probability above one half
-    hits = (predicted & actual).sum()
-    # F1 = 2 hits / (predicted + actual); 0 where nothing terminated and nothing was predicted to
-    f1 = 2 * hits.to(terminated.dtype) / (predicted.sum() + actual.sum()).clamp(min=1)
-    return {"termination_rate": terminated.mean(), "termination_f1": f1}

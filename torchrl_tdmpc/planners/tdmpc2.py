@@ -179,6 +179,7 @@ class TDMPC2Planner(MPCPlannerBase):
 
         Raises:
             KeyError: the previous mean is missing.
+            ValueError: it is of another planner.
         """
         out = tensordict if tensordict_out is None else tensordict_out
         for key, value in zip(self.out_keys_source, self._act(tensordict), strict=True):
@@ -201,6 +202,11 @@ class TDMPC2Planner(MPCPlannerBase):
             )
         envs = tensordict.select(*self.in_keys).reshape(-1)
         observation, mean = envs.get(observation_key), envs.get(mean_key)
+        if mean.shape[1:] != (self.horizon, self.action_dim):
+            raise ValueError(
+                f"the warm start {mean_key!r} has shape {list(mean.shape[1:])}; this planner's is "
+                f"[horizon, action] = {[self.horizon, self.action_dim]}."
+            )
         explore = exploration_type() == ExplorationType.RANDOM
         context = self.world_model.context(envs)
         latent = self.world_model.encode(observation, context)
