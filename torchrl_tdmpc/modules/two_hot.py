@@ -9,6 +9,8 @@ from torch import Tensor
 
 from torchrl_tdmpc.modules.layers import at_least_float32
 
+LARGEST_SYMLOG = 80
+
 __all__ = ["SymlogTwoHot", "symexp", "symlog"]
 
 
@@ -34,7 +36,7 @@ class SymlogTwoHot:
         vmax: highest bin, in symlog space. Scalars beyond the support are coded as its end.
 
     Raises:
-        ValueError: fewer than two bins, or an empty support.
+        ValueError: fewer than two bins, or a support that is empty or beyond float32.
 
     Examples:
         >>> two_hot = SymlogTwoHot(num_bins=5, vmin=-2, vmax=2)
@@ -51,6 +53,12 @@ class SymlogTwoHot:
             raise ValueError(f"num_bins is {self.num_bins}; it must be at least 2.")
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
+        for name in ("vmin", "vmax"):
+            if not abs(getattr(self, name)) <= LARGEST_SYMLOG:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be in [-{LARGEST_SYMLOG}, "
+                    f"{LARGEST_SYMLOG}], whose symexp float32 can hold."
+                )
 
     @property
     def ends(self) -> tuple[float, float]:

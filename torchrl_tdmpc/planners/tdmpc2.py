@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -157,8 +158,9 @@ class TDMPC2Planner(MPCPlannerBase):
                 0 <= self.num_pi_trajs <= self.num_samples,
                 f"between 0 and num_samples = {self.num_samples}",
             ),
+            "max_std": (0 < self.max_std < math.inf, "positive and finite"),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
-            "temperature": (self.temperature > 0, "positive"),
+            "temperature": (0 < self.temperature < math.inf, "positive and finite"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
