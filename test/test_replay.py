@@ -378,6 +378,11 @@ def test_what_people_have_is_converted():
         (("next", "reward"), torch.zeros(1, 6, 2), r"\('next', 'reward'\) has shape \[2\]; it mus"),
         (("next", "done"), torch.full((1, 6, 1), 0.5), r"'done'\) has numbers that are neither 0"),
         ("action", torch.zeros(1, 6), r"'action' has shape \[\]; it must be \[A\]"),
+        (
+            ("next", "observation"),
+            torch.zeros(1, 6, 7),
+            r"\('next', 'observation'\) has shape \[7\] and type torch.float32; 'observation' has",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_refused(key, value, message):
@@ -385,6 +390,7 @@ def test_what_cannot_be_converted_is_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
         replay.extend(finished(6).set(key, value))
     assert replay.num_steps == 0
+    replay.extend(finished(6))  # what was refused decides nothing
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])

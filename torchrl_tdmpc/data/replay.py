@@ -211,10 +211,11 @@ class EpisodeReplay:
         if not len(ids):
             return 0
         convert_steps(steps, self._action_key)
-        self._check_kinds(steps)
+        kinds = self._check_kinds(steps)
         self._check_numbers(steps, data.shape, place)
         self._check_terminations(steps, data.shape, place)
         self._frames.measure(steps)
+        self._kinds = kinds
         if self._open.num_frames != self._frames.num_frames:  # now known
             self._make_buffer()
         ended, lengths = self._open.extend(name, ids, *self._frames.split(steps))
@@ -376,17 +377,24 @@ class EpisodeReplay:
             self._buffer.extend(piece.to(self.device))
         self.num_written += len(transitions)
 
-    def _check_kinds(self, steps: TensorDictBase) -> None:
-        """Refuse entries of another shape or type than the first ones had."""
+    def _check_kinds(self, steps: TensorDictBase) -> dict[NestedKey, tuple]:
+        """Refuse entries of another shape or type than the first ones had, or than the next one."""
         kinds = {key: (list(steps[key].shape[1:]), steps[key].dtype) for key in self._keys}
-        self._kinds = self._kinds or kinds
         for key, (shape, dtype) in kinds.items():
-            if self._kinds[key] != (shape, dtype):
-                before, type_before = self._kinds[key]
+            before, type_before = self._kinds.get(key, (shape, dtype))
+            if (before, type_before) != (shape, dtype):
                 raise ValueError(
                     f"{key!r} has shape {shape} and type {dtype}; it was {before} and "
                     f"{type_before} before."
                 )
+        for key in self._frames.keys:
+            following = unravel_key(("next", key))
+            if kinds[following] != kinds[key]:
+                raise ValueError(
+                    f"{following!r} has shape {kinds[following][0]} and type "
+                    f"{kinds[following][1]}; {key!r} has {kinds[key][0]} and {kinds[key][1]}."
+                )
+        return kinds
 
     def _check_numbers(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
         """Name the first agent step with a number that is not finite, or an action out of range."""
