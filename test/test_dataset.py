@@ -11,7 +11,13 @@ from runs import run
 from tensordict import TensorDict
 
 from torchrl_tdmpc.cli.dataset import main
-from torchrl_tdmpc.data import DatasetError, EpisodeFiles, EpisodeReplay, write_episodes
+from torchrl_tdmpc.data import (
+    DatasetError,
+    EpisodeFiles,
+    EpisodeReplay,
+    stored_episodes,
+    write_episodes,
+)
 from torchrl_tdmpc.envs import load_task
 from torchrl_tdmpc.trainers import build_replay
 
@@ -164,8 +170,6 @@ def test_folders_are_not_mixed(tmp_path):
 
 
 def test_what_the_ring_left_of_an_episode_is_an_episode_that_begins_later(tmp_path):
-    from torchrl_tdmpc.data import stored_episodes
-
     replay = EpisodeReplay(capacity=6, horizon=1, batch_size=1)
     write_episodes(tmp_path, [episode(3), episode(3, 50)], ["a"])
     for one in EpisodeFiles(tmp_path):
