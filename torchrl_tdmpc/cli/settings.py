@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -233,11 +233,15 @@ RENAMED = {
 }
 
 
-def refuse_unknown_keys(arguments: Iterable[str]) -> None:
-    """Refuse a command line that sets what does not exist, before Hydra reads it.
+def refuse_unknown_keys(
+    arguments: Iterable[str], *, further: Sequence[str] = (), is_hydra: bool = True
+) -> None:
+    """Refuse a command line that sets what does not exist, before it is read.
 
     Args:
-        arguments: ``KEY=VALUE`` and Hydra's own options.
+        arguments: ``KEY=VALUE``, and Hydra's own options.
+        further: keys that the command has beside the settings.
+        is_hydra: whether Hydra reads them, which has options of its own; ``+KEY`` is one.
 
     Raises:
         ValueError: the first such key, with the nearest ones.
@@ -247,11 +251,20 @@ def refuse_unknown_keys(arguments: Iterable[str]) -> None:
         Traceback (most recent call last):
         ValueError: env.taks is no setting; did you mean env.task?
     """
-    known = [*dict(leaves(default_settings())), *default_settings(), "hydra", "ablation"]
+    known = [*dict(leaves(default_settings())), *default_settings(), *further]
+    if is_hydra:
+        known += ["hydra", "ablation"]
     for argument in arguments:
         key, is_setting, _ = argument.partition("=")
-        key = key.lstrip("+")
-        if argument.startswith("-") or not is_setting or key in known or key.startswith("hydra"):
+        if key.startswith("~"):
+            raise ValueError(f"{argument} would remove a setting; every setting must have a value.")
+        if is_hydra:
+            if argument.startswith("-") or not is_setting or key.startswith("hydra"):
+                continue
+            key = key.lstrip("+")
+        elif not is_setting:
+            raise ValueError(f"{argument} is no setting; it must be KEY=VALUE.")
+        if key in known:
             continue
         if key in RENAMED:
             raise ValueError(f"{key} is now called {RENAMED[key]}.")

@@ -13,14 +13,13 @@ from collections.abc import Callable
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torchrl.checkpoint import CheckpointError
 
+from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
-from torchrl_tdmpc.data import ReplayError
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.recording import write_config
-from torchrl_tdmpc.trainers import CollectionError, OnlineTrainer, count_parameters
+from torchrl_tdmpc.trainers import OnlineTrainer, count_parameters
 
 __all__ = ["Report", "main", "train"]
 
@@ -97,17 +96,11 @@ def main(compose: Compose = make_trainer) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
     def run(config: DictConfig) -> None:
-        try:
+        with in_one_sentence():
             train(config, compose)
-        except (CheckpointError, CollectionError, ImportError, OSError, ValueError) as error:
-            raise SystemExit(f"error: {error}") from None
-        except (FloatingPointError, ReplayError) as error:
-            raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
 
-    try:
+    with in_one_sentence():
         refuse_unknown_keys(sys.argv[1:])
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
     run()
 
 
