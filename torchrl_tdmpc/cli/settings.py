@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,14 @@ LEAST = {
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
+# Where a class of the library does not say so itself
+MOST = {
+    "seed": 4_000_000_000,  # NumPy's generators take 2 ** 32; evaluations add a million
+    "env.num_envs": 10_000,
+    "eval.episodes": 10_000,
+    "multi_gamma.log_num_examples": 1_000_000,
+}
+LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
     *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
@@ -92,6 +101,9 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     for key, least in LEAST.items():
         if (value := OmegaConf.select(config, key)) < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
+    for key, most in MOST.items():
+        if (value := OmegaConf.select(config, key)) > most:
+            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
     if config.env.workers not in WORKERS:
         raise ValueError(
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
@@ -111,6 +123,9 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         "planner.iterations": default_iterations(task.action_dim),
     }
     settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    settled.output_dir = os.path.expanduser(settled.output_dir)
+    if settled.resume not in (None, "auto"):
+        settled.resume = os.path.expanduser(settled.resume)
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
@@ -180,7 +195,10 @@ def check_types(config: DictConfig) -> None:
         if str(device := OmegaConf.select(config, key)) not in devices:
             raise ValueError(f"{key} is {device!r}; this machine has {', '.join(devices)}.")
     defaults = dict(leaves(default_settings()))
-    for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
+    given = dict(leaves(OmegaConf.to_container(config, resolve=True)))
+    if absent := [key for key in defaults if key not in given]:
+        raise ValueError(f"{absent[0]} is not given; every setting must have a value.")
+    for key, value in given.items():
         if key not in defaults:
             raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
         default = defaults[key]
@@ -189,6 +207,16 @@ def check_types(config: DictConfig) -> None:
         allowed, holds = KINDS[kind]
         if not holds(value):
             raise ValueError(f"{key} is {value!r}; it must be {allowed}.")
+        if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+            raise ValueError(
+                f"{key} is {repr(value)[:40]}; it must be finite, and between -1e15 and 1e15."
+            )
+        if value == "" and key != "logger.project":
+            raise ValueError(f"{key} is ''; it must have a value.")
+    if config.threads != "auto" and config.threads > (cores := os.cpu_count() or 1):
+        raise ValueError(
+            f"threads is {config.threads}; it must be auto or at most {cores}, one for each core."
+        )
 
 
 def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

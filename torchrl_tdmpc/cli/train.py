@@ -6,6 +6,7 @@ Every setting, with its meaning, stands in ``config/tdmpc2_multigamma.yaml``.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -101,7 +102,14 @@ def main(compose: Compose = make_trainer) -> None:
 
     with in_one_sentence():
         refuse_unknown_keys(sys.argv[1:])
+    sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
     run()
+
+
+def with_home(argument: str) -> str:
+    """Write out the home folder that a path begins with, which Hydra's grammar does not know."""
+    key, _, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if value.startswith("~") else argument
 
 
 if __name__ == "__main__":

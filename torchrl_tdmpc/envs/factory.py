@@ -79,7 +79,8 @@ def make_env(
         steps), ``done``, ``terminated`` and ``truncated`` ``[N, 1]``.
 
     Raises:
-        ValueError: if ``num_envs`` is less than 1, ``seed`` less than 0, or ``workers`` unknown.
+        ValueError: if ``num_envs`` is less than 1 or more than 10,000, ``seed`` less than
+            0, or ``workers`` unknown.
 
     Examples:
         >>> env = make_env(load_task("dmcontrol", "walker-stand"), num_envs=2, seed=1)
@@ -88,6 +89,8 @@ def make_env(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
+    if num_envs > 10_000:
+        raise ValueError(f"num_envs {num_envs} is too many; choose at most 10,000.")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; choose at least 0.")
     if workers not in WORKERS:

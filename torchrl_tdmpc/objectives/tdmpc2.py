@@ -142,8 +142,11 @@ class TDMPC2Loss(FunctionalLoss):
             "entropy_coef": entropy_coef,
         }
         for name, value in coefficients.items():
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0.")
+            most = 1 if name == "rho" else 1e6
+            if not 0 <= value <= most:
+                raise ValueError(
+                    f"{name} is {value}; it must be at least 0 and at most {most:,.0f}."
+                )
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()

@@ -8,6 +8,7 @@ import torch
 
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.modules.memory import refuse_beyond_memory
 
 __all__ = ["build_replay"]
 
@@ -37,6 +38,9 @@ def build_replay(
             half of that device's memory, and the CPU otherwise.
         networks_device: where batches go.
 
+    Raises:
+        ValueError: a size out of its range, or one that the machine has no memory for.
+
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
         >>> task = load_task("dmcontrol", "cartpole-balance", episode_length=100)
@@ -50,8 +54,10 @@ def build_replay(
     most = steps + num_envs  # the last step of all environments may go beyond
     most += num_frames * (num_envs + most // shortest)
     capacity = min(capacity, max(most, horizon + num_frames))
+    num_bytes = capacity * _bytes(task, num_frames)
+    refuse_beyond_memory(f"capacity is {capacity:,}; its transitions", num_bytes)
     if device == "auto":
-        device = _fitting_device(capacity * _bytes(task, num_frames), networks_device)
+        device = _fitting_device(num_bytes, networks_device)
     return EpisodeReplay(
         capacity=capacity,
         horizon=horizon,
