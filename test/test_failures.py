@@ -37,8 +37,8 @@ def make(output_dir, environment, **settings):
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        ("serial", "the environments failed after agent step 11 (RuntimeError: the motor is hot);"),
-        ("process", "the processes of the environments ended after agent step 11 (RuntimeError: "),
+        ("serial", "environment 0 failed after agent step 11 (RuntimeError: the motor is hot);"),
+        ("process", "environment 0 failed after agent step 11 (RuntimeError: the motor is hot);"),
     ],
 )
 def test_an_error_in_a_step_ends_a_run_that_can_go_on(tmp_path, workers, said):
@@ -64,7 +64,7 @@ def test_an_error_in_a_step_ends_a_run_that_can_go_on(tmp_path, workers, said):
 def test_without_a_folder_nothing_is_said_to_be_saved():
     with pytest.raises(CollectionError) as error:
         make(None, Overheats).train()
-    said = "the environments failed after agent step 11 (RuntimeError: the motor is hot)."
+    said = "environment 0 failed after agent step 11 (RuntimeError: the motor is hot)."
     assert str(error.value) == said
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-import signal
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
+from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.generic import function_task, gym_task
 from torchrl_tdmpc.envs.task import Task, unknown
+from torchrl_tdmpc.envs.workers import ProcessEnv, serial_env
 
 BACKENDS = {"dmcontrol": dmcontrol_task, "gym": gym_task, "function": function_task}
 WORKERS = ("serial", "process")
@@ -96,23 +92,6 @@ def make_env(
     if workers not in WORKERS:
         raise unknown("workers", workers, WORKERS)
     seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
-    settings = {
-        # One for all, so that the specs are read once
-        "create_env_fn": functools.partial(_make_undisturbed, task.make),
-        "create_env_kwargs": [{"seed": seed} for seed in seeds],
-        "device": device,
-    }
     if workers == "serial":
-        return SerialEnv(num_envs, **settings)
-    # As many threads here as before: the workers leave them to the agent
-    return ParallelEnv(num_envs, **settings, num_threads=torch.get_num_threads())
-
-
-def _make_undisturbed(make: Callable[[int], EnvBase], seed: int) -> EnvBase:
-    """One environment; if in a process of its own, then without ending it at Ctrl-C.
-
-    A terminal interrupts all processes of a run; when it ends is for the main one to decide.
-    """
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make(seed)
+        return serial_env(task.make, seeds, device)
+    return ProcessEnv(make=task.make, seeds=seeds, device=device)

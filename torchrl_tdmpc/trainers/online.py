@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tensordict import TensorDictBase
@@ -24,7 +24,7 @@ from torchrl_tdmpc.checkpoints import (
     save_run,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
+from torchrl_tdmpc.envs import Task, kill_workers, make_env
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
 from torchrl_tdmpc.recording import CsvFiles, LoggerRows, Progress, ReturnsPlot, RunRecord
@@ -33,8 +33,14 @@ from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agen
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
-from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
+from torchrl_tdmpc.trainers.failures import (
+    CollectionError,
+    SkippedUpdates,
+    summary,
+    who_failed,
+)
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
@@ -61,6 +67,8 @@ class OnlineTrainer:
             :func:`~torchrl_tdmpc.trainers.seed_steps`.
         num_envs: environments that are stepped together.
         workers: see :func:`~torchrl_tdmpc.envs.make_env`.
+        env_timeout: seconds after which environments that give no answer (to a start, a reset, a
+            step) end the run; None waits for ever. See :class:`~torchrl_tdmpc.trainers.Patience`.
         model: settings of :func:`~torchrl_tdmpc.trainers.build_networks`; 1M parameters when not
             given. They also go into the checkpoints, from which
             :func:`~torchrl_tdmpc.trainers.load_agent` builds the networks again.
@@ -122,6 +130,7 @@ class OnlineTrainer:
         seed_steps: int | None = None,
         num_envs: int = 1,
         workers: str = "serial",
+        env_timeout: float | None = 1800.0,
         model: Mapping[str, Any] | None = None,
         networks: Networks | None = None,
         loss: TDMPC2Loss | None = None,
@@ -170,6 +179,7 @@ class OnlineTrainer:
             num_envs=num_envs,
             networks_device=self.device,
         )
+        self.patience = Patience(env_timeout, self._say_that_it_waits)
         self.collector = collector or self._make_collector(workers)
         self.metadata = {
             "agent": describe_agent(task, self.planner, model),
@@ -197,11 +207,12 @@ class OnlineTrainer:
         Raises:
             FloatingPointError: too many updates in a row were skipped.
             ReplayError: what the environments sent cannot be learned from.
-            CollectionError: an environment failed or its process died; what there was is saved.
+            CollectionError: an environment failed, gave no answer or its process died, in training
+                or in an evaluation; what there was is saved.
             OSError: the last checkpoint could not be written.
         """
         self._resume()
-        with self.interrupt, self._ending():
+        with self.interrupt, self.patience, self._ending():
             self.callbacks.on_begin(self)
             counters = self.counters
             while True:
@@ -232,10 +243,11 @@ class OnlineTrainer:
     def collect(self) -> None:
         """Take one agent step in each environment, and remember it."""
         try:
-            self._collected = self._collected or iter(self.collector)
-            data = next(self._collected)
+            with self.patience.waiting():
+                self._collected = self._collected or iter(self.collector)
+                data = next(self._collected)
         except Exception as error:
-            raise self._collection_error(error) from error
+            self._end_collection(error)
         self.replay.extend(data)
         self.counters.agent_steps += data.numel()
         self.counters.nan_values = data["nan_values"].float().mean()
@@ -253,7 +265,7 @@ class OnlineTrainer:
     def evaluate(self) -> None:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
-            with self.record.pause():
+            with self.record.pause(), self.patience.waiting():
                 returns, lengths = evaluate(
                     self.planner,
                     self.task,
@@ -265,6 +277,8 @@ class OnlineTrainer:
                 )
         except KeyboardInterrupt:
             return
+        except Exception as error:
+            self._end_evaluation(error)
         self.counters.evaluated = self.counters.agent_steps
         row = self.record.evaluation(
             step=self._environment_steps,
@@ -329,6 +343,7 @@ class OnlineTrainer:
         return due and self.eval_episodes > 0 and not self.is_stopping
 
     def _on_evaluation_step(self) -> None:
+        self.patience.begin()
         self.interrupt.raise_if_requested()
         self.callbacks.on_evaluation_step(self)
 
@@ -336,13 +351,28 @@ class OnlineTrainer:
         env = make_env(
             self.task, num_envs=self.num_envs, seed=self.seed, device=self.device, workers=workers
         )
-        return Collector(
-            TransformedEnv(env, Compose(RewardSum(), StepCounter())),
-            self.planner,
-            frames_per_batch=self.num_envs,
-            init_random_frames=self.seed_steps,
-            auto_register_policy_transforms=True,
-        )
+        self._starting = env
+        try:
+            with self.patience as patience, patience.waiting():
+                return Collector(
+                    TransformedEnv(env, Compose(RewardSum(), StepCounter())),
+                    self.planner,
+                    frames_per_batch=self.num_envs,
+                    init_random_frames=self.seed_steps,
+                    auto_register_policy_transforms=True,
+                )
+        except Exception as error:
+            who, error = who_failed(env, error)
+            kill_workers(env)
+            raise CollectionError(f"{who} at the start ({summary(error)}).") from error
+        finally:
+            self._starting = None
+
+    def _say_that_it_waits(self, seconds: float) -> None:
+        ready = ""
+        if self._starting is not None:
+            ready = f" ({int(self._starting.ready.sum())} of {self.num_envs} are ready)"
+        print(f"waiting for the environments for {seconds:g} seconds{ready}", flush=True)
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
         """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows.
@@ -382,29 +412,42 @@ class OnlineTrainer:
                 stacklevel=2,
             )
 
-    def _collection_error(self, error: Exception) -> CollectionError:
+    def _end_collection(self, error: Exception) -> NoReturn:
         """Save what is left when an environment failed, and say so in one sentence."""
+        env = self._collector_state.env
+        who, error = who_failed(env, error)
+        kill_workers(env)  # what they would answer now is of no use
         self._collector_state.failed = True
         self._save_or_warn()
-        first_line = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
-        what = "the environments failed"
-        if has_lost_processes(self._collector_state.env):
-            what = "the processes of the environments ended"
+        raise CollectionError(f"{who} {self._when(error)}") from error
+
+    def _end_evaluation(self, error: Exception) -> NoReturn:
+        """Save the run when an evaluation failed, of which training itself knows nothing."""
+        self._save_or_warn()
+        who, error = who_failed(None, error)
+        raise CollectionError(f"in the evaluation, {who} {self._when(error)}") from error
+
+    def _when(self, error: Exception) -> str:
         saved = ""
         if self.output_dir is not None:
             saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
-        return CollectionError(
-            f"{what} after agent step {self.counters.agent_steps} ({first_line}){saved}."
-        )
+        return f"after agent step {self.counters.agent_steps} ({summary(error)}){saved}."
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """However the run ends: callbacks hear of it, and the environments are closed."""
+        is_whole = False
         try:
             yield
+            is_whole = True
+        except KeyboardInterrupt:  # asked twice: nobody waits for a step that is under way
+            kill_workers(self._collector_state.env)
+            raise
         finally:
-            self.callbacks.on_end(self)
-            self.collector.shutdown()
+            try:
+                self.callbacks.on_end(self)
+            finally:
+                self.collector.shutdown(raise_on_error=is_whole)
 
 
 def _is_due(interval: int, before: int, now: int) -> bool:
