@@ -35,7 +35,7 @@ from torchrl_tdmpc.cli.settings import (
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import check_video, record_first_episode
-from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
@@ -57,14 +57,20 @@ def run(arguments: list[str]) -> None:
             video = Path(config.output_dir, f"{name}.mp4")
             recorder["on_begin"] = functools.partial(record_first_episode, path=video)
         bar = tqdm(total=task.episode_length, unit=" agent steps", leave=False)
-        with bar as progress, naming("eval"):
+        patience = Patience(config.env.timeout)
+
+        def on_step() -> None:
+            patience.begin()
+            bar.update()
+
+        with bar, naming("eval"), patience, patience.waiting():
             returns, lengths = evaluate(
                 planner,
                 task,
                 episodes=config.eval.episodes,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
-                on_step=progress.update,
+                on_step=on_step,
                 **recorder,
             )
     print("episode      return  length")

@@ -57,6 +57,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "seed_steps": config.train.seed_steps,
         "num_envs": config.env.num_envs,
         "workers": config.env.workers,
+        "env_timeout": config.env.timeout,
         "model": OmegaConf.to_container(config.model),
         "logger": make_logger(
             config.logger.backend, config.output_dir, project=config.logger.project

@@ -39,7 +39,8 @@ MOST = {
 LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
+    *("resume", "output_dir", "compile", "threads", "env.timeout"),
+    *("train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
     *("logger.backend", "logger.project"),
 )
@@ -58,6 +59,10 @@ KINDS = {
     "threads": (
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
+    ),
+    "env.timeout": (
+        "null or a number of seconds, more than 0",
+        lambda value: value is None or (type(value) in (int, float) and value > 0),
     ),
     "train.seed_steps": (
         "auto or a whole number",

@@ -15,6 +15,7 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
@@ -78,9 +79,17 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
         ReplayError: what the environments sent cannot be learned from.
         ValueError: a setting is wrong.
     """
+    is_auto = config.resume == "auto"
     config, task = settle(config)
     torch.set_num_threads(config.threads)
+    if config.env.num_envs > 1:
+        print(f"starting {config.env.num_envs} environments", flush=True)
     trainer = compose(config, task)
+    if is_auto and find_checkpoint("auto", trainer.output_dir) != trainer.resume:
+        raise FileExistsError(
+            f"another process wrote to output_dir {config.output_dir!r} while this one started; "
+            "start again."
+        )
     trainer.callbacks.append(Report(config))
     trainer.train()
     return trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import (
     CollectorState,
+    FolderLock,
     ReplayLog,
     find_checkpoint,
     resume_run,
@@ -97,7 +98,7 @@ class OnlineTrainer:
         config: what else the checkpoints record: plain nested dictionaries.
 
     Raises:
-        FileExistsError: ``output_dir`` holds a run already.
+        FileExistsError: ``output_dir`` holds a run already, or another process writes to it.
         FileNotFoundError: there is nothing to resume.
         ValueError: a part or a number that does not fit.
 
@@ -152,7 +153,7 @@ class OnlineTrainer:
         config: Mapping[str, Any] | None = None,
     ):
         self.task = task
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else Path(output_dir).expanduser()
         self.steps = steps
         if seed_steps is None:
             seed_steps = schedule.seed_steps(task.episode_length, num_envs)
@@ -196,7 +197,14 @@ class OnlineTrainer:
         callbacks = list(callbacks)
         metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
         self.record = RunRecord(metrics, seed=seed, device=self.device)
-        self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
+        self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
+        try:
+            if resume == "auto":  # nobody else writes from here on
+                self.resume = find_checkpoint(resume, self.output_dir)
+            self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
+        except BaseException:
+            self._unlock()
+            raise
         self.replay_log = None
         if self.output_dir is not None:
             self.replay_log = ReplayLog(self.replay, self.output_dir / "checkpoints/replay")
@@ -211,8 +219,8 @@ class OnlineTrainer:
                 or in an evaluation; what there was is saved.
             OSError: the last checkpoint could not be written.
         """
-        self._resume()
         with self.interrupt, self.patience, self._ending():
+            self._resume()
             self.callbacks.on_begin(self)
             counters = self.counters
             while True:
@@ -242,6 +250,8 @@ class OnlineTrainer:
 
     def collect(self) -> None:
         """Take one agent step in each environment, and remember it."""
+        if self.lock is not None:
+            self.lock.refuse_deleted()
         try:
             with self.patience.waiting():
                 self._collected = self._collected or iter(self.collector)
@@ -436,18 +446,24 @@ class OnlineTrainer:
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """However the run ends: callbacks hear of it, and the environments are closed."""
-        is_whole = False
         try:
             yield
-            is_whole = True
-        except KeyboardInterrupt:  # asked twice: nobody waits for a step that is under way
-            kill_workers(self._collector_state.env)
-            raise
-        finally:
-            try:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # asked twice: no step is waited for
+                kill_workers(self._collector_state.env)
+            with suppress(Exception):  # what ended the run is what is told
                 self.callbacks.on_end(self)
-            finally:
-                self.collector.shutdown(raise_on_error=is_whole)
+            raise
+        else:
+            self.callbacks.on_end(self)
+            self.collector.shutdown()
+        finally:
+            self.collector.shutdown(raise_on_error=False)
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
 
 def _is_due(interval: int, before: int, now: int) -> bool:
