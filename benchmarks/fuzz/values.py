@@ -48,9 +48,9 @@ def makes_sense(key: str, value: Any, default: Any) -> bool:
     if isinstance(value, bool):
         return isinstance(default, bool) or key == "env.episodic"
     if isinstance(value, str):
-        return key in ("output_dir", "logger.project")
+        return key == "output_dir" or (key.startswith("logger.") and key != "logger.backend")
     if isinstance(value, list):
-        return key == "multi_gamma.gammas" and not value
+        return key == "logger.tags" or (key == "multi_gamma.gammas" and not value)
     if value == 0.5:
         return isinstance(default, float) or key in ("loss.rho", "loss.discount", "env.timeout")
     return key in ("model.log_std_min", "model.log_std_max", "model.vmin", "model.vmax")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ LEAST = {
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
+    "eval.num_envs": 1,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
@@ -41,8 +43,10 @@ LARGEST = 10**15  # of any number
 MAY_CHANGE = (
     *("resume", "output_dir", "compile", "threads", "env.timeout"),
     *("train.steps", "train.max_skipped_updates"),
-    *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
-    *("logger.backend", "logger.project"),
+    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
+    *("checkpoint.interval", "checkpoint.keep"),
+    *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
+    "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -68,6 +72,8 @@ KINDS = {
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
     ),
+    "logger.entity": ("null or a word", lambda value: value is None or isinstance(value, str)),
+    "logger.id": ("a word", lambda value: isinstance(value, str)),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -91,6 +97,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         check_backend(config.logger.backend)
     check_training(settled, task)
     settled.resume = resolve_resume(settled)
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
     if settled.eval.video:
         check_video(task)
     return settled, task
@@ -104,7 +112,8 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     """
     check_types(config)
     for key, least in LEAST.items():
-        if (value := OmegaConf.select(config, key)) < least:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
     for key, most in MOST.items():
         if (value := OmegaConf.select(config, key)) > most:
@@ -184,6 +193,8 @@ def resolve_resume(config: DictConfig) -> str | None:
                 f"{key} is {value!r}, but {recorded[key]!r} in the run to be resumed, "
                 f"{checkpoint}; resume it with its own settings."
             )
+    if config.logger.id == "auto":
+        config.logger.id = recorded.get("logger.id", "auto")
     return str(checkpoint)
 
 
@@ -216,7 +227,7 @@ def check_types(config: DictConfig) -> None:
             raise ValueError(
                 f"{key} is {repr(value)[:40]}; it must be finite, and between -1e15 and 1e15."
             )
-        if value == "" and key != "logger.project":
+        if value == "" and not key.startswith("logger."):
             raise ValueError(f"{key} is ''; it must have a value.")
     if config.threads != "auto" and config.threads > (cores := os.cpu_count() or 1):
         raise ValueError(

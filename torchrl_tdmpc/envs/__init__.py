@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
-from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
+from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, env_seeds, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.state import env_state, first_env, has_lost_processes, set_env_state
-from torchrl_tdmpc.envs.task import Task
+from torchrl_tdmpc.envs.task import Task, names_of
 from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "WorkerError",
     "choose_renderer",
     "dmcontrol_task",
+    "env_seeds",
     "env_state",
     "failed_environment",
     "first_env",
@@ -27,6 +28,7 @@ __all__ = [
     "load_task",
     "make_env",
     "make_task",
+    "names_of",
     "refuse_rendering",
     "render",
     "set_env_state",

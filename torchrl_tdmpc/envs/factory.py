@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torchrl.envs import EnvBase
@@ -50,7 +52,7 @@ def make_env(
     task: Task,
     *,
     num_envs: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     device: torch.device | str = "cpu",
     workers: str = "serial",
 ) -> EnvBase:
@@ -63,7 +65,8 @@ def make_env(
     Args:
         task: what to pose, from :func:`load_task`.
         num_envs: number of environments N.
-        seed: at least 0; equal seeds give equal initial states.
+        seed: at least 0; equal seeds give equal initial states. Or the ``num_envs`` seeds of
+            :func:`env_seeds` themselves.
         device: where observations and rewards appear.
         workers: ``"serial"`` steps the environments one after the other, ``"process"`` each
             in a process of its own, which a script must then start under
@@ -87,11 +90,26 @@ def make_env(
         raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
     if num_envs > 10_000:
         raise ValueError(f"num_envs {num_envs} is too many; choose at most 10,000.")
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    seeds = env_seeds(seed, num_envs) if isinstance(seed, int) else list(seed)
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed has {len(seeds)} numbers for {num_envs} environments.")
     if workers not in WORKERS:
         raise unknown("workers", workers, WORKERS)
-    seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
     if workers == "serial":
         return serial_env(task.make, seeds, device)
     return ProcessEnv(make=task.make, seeds=seeds, device=device)
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """The seed of each environment; the first ones stay the same when more are added.
+
+    Raises:
+        ValueError: if ``seed`` is less than 0.
+
+    Examples:
+        >>> env_seeds(1, 3)[:2] == env_seeds(1, 2)
+        True
+    """
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    return np.random.SeedSequence(seed).generate_state(num_envs).tolist()

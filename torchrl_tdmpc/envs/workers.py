@@ -78,7 +78,9 @@ def serial_env(
     ready = torch.zeros(len(seeds), dtype=torch.uint8)
     settings = [{"seed": seed, "index": i, "ready": ready[i]} for i, seed in enumerate(seeds)]
     make = functools.partial(_make_here, make)
-    env = SerialEnv(len(seeds), make, create_env_kwargs=settings, device=device)
+    env = SerialEnv(
+        len(seeds), make, create_env_kwargs=settings, device=device, shared_memory=False
+    )
     env.ready = ready
     return env
 
