@@ -110,7 +110,7 @@ def test_an_official_checkpoint_is_evaluated_and_filmed(watched, capsys, tmp_pat
         (["checkpoint=checkpoints", "eval.epsiodes=2"], ("eval.epsiodes", "mean eval.episodes?")),
         (["checkpoint=checkpoints", "~eval.episodes"], ("~eval.episodes would remove a setting",)),
         (["checkpoint=checkpoints", "eval.episodes"], ("eval.episodes is no setting", "KEY=VALUE")),
-        (["checkpoint=checkpoints", "eval=3"], ("eval is 3",)),
+        (["checkpoint=checkpoints", "eval=3"], ("eval.interval is not given",)),
         (["checkpoint=checkpoints", "seed=["], ("seed=[ cannot be read as settings",)),
         (["checkpoint="], ("checkpoint is ''",)),
         (

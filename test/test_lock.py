@@ -66,6 +66,8 @@ def test_two_runs_of_one_process_are_two_writers(tmp_path):
     first = make(configure(f"output_dir={tmp_path}", "eval.episodes=0"))
     with pytest.raises(FileExistsError, match=f"in use by process {os.getpid()} on host {HOST}"):
         make(configure(f"output_dir={tmp_path}", "eval.episodes=0"))
+    del first  # never trained: nobody has it, nobody holds the folder
+    first = make(configure(f"output_dir={tmp_path}", "eval.episodes=0"))
     first.train()
     make(configure(f"output_dir={tmp_path}", "resume=auto")).lock.release()
 

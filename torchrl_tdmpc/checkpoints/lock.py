@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import warnings
@@ -81,6 +82,8 @@ class FolderLock:
 
     def _lock(self) -> None:
         holder = self._holder()
+        if holder is not None and holder[0] == str(os.getpid()):
+            gc.collect()  # a trainer of this process that nobody has any more
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
