@@ -75,6 +75,22 @@ class OverheatsInEvaluation(ContinuousActionVecMockEnv):
         return super()._step(tensordict)
 
 
+class Forgets(ContinuousActionVecMockEnv):
+    """Gives no reward in its twelfth step, in whose place TorchRL leaves the one before."""
+
+    steps = 0
+
+    def _step(self, tensordict):
+        self.steps += 1
+        data = super()._step(tensordict)
+        return data.exclude("reward") if self.steps == 12 else data
+
+
+def test_a_step_without_a_reward_ends_a_run(tmp_path):
+    with pytest.raises(CollectionError, match=r"step 11 \(RuntimeError: a step gave no reward\)"):
+        make(tmp_path, Forgets).train()
+
+
 class Heat:
     def on_evaluation_begin(self, trainer, env):
         OverheatsInEvaluation.is_hot = True

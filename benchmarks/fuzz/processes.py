@@ -89,15 +89,16 @@ def try_signals(trial: Trial, folder: Path) -> None:
                     time.sleep(0.2)
         if not ended(process):
             trial.add(how, HANG)
-        elif "Traceback" in log.read_text() and has_begun(run):
+        elif how != "kill" and "Traceback" in log.read_text() and was_going_on(run, log):
             trial.add(how, TRACEBACK, log.read_text()[-200:])
         else:
             trial.add(how, ACCEPTED)
 
 
-def has_begun(run: Path) -> bool:
-    """Whether a run came as far as its first checkpoint; before, Python's own handlers hold."""
-    return any(run.glob("checkpoints/*.torchrl"))
+def was_going_on(run: Path, log: Path) -> bool:
+    """Whether a run was between its first and last words; else Python's own handlers hold."""
+    words = log.read_text()
+    return " parameters\n" in words and f"In {run}:" not in words
 
 
 def try_two_writers(trial: Trial, folder: Path) -> None:
