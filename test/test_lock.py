@@ -54,7 +54,7 @@ def test_another_process_is_named_and_goes_with_its_death(tmp_path, holder):
 def test_a_second_run_is_refused_before_it_writes(tmp_path, holder, resume):
     before = sorted(tmp_path.iterdir())
     with pytest.raises(FileExistsError, match=f"in use by process {holder.pid} on host {HOST}"):
-        make(configure(f"output_dir={tmp_path}", f"resume={resume}"))
+        make(configure(f"output_dir={tmp_path}", f"resume={resume}", "logger.backend=tensorboard"))
     assert sorted(tmp_path.iterdir()) == before
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()

@@ -22,7 +22,7 @@ from torchrl.checkpoint import (
 )
 
 from torchrl_tdmpc.checkpoints.archive import first_line, verify_archive
-from torchrl_tdmpc.checkpoints.durable import publish
+from torchrl_tdmpc.checkpoints.durable import naming_file, publish
 
 FORMAT = 2  # of what is written here; 1 had none of its own
 LARGEST = {"manifest.json": 16 * 2**20}  # it names the parts and the files of the replay
@@ -81,7 +81,10 @@ def save_checkpoint(
     path = directory / f"{rotation.prefix}-{step:012d}.torchrl"
     metadata = {"format": FORMAT, **(metadata or {})}
     try:
-        staged = _bind(components).save(staging / "checkpoint", format="archive", metadata=metadata)
+        with naming_file(path):
+            staged = _bind(components).save(
+                staging / "checkpoint", format="archive", metadata=metadata
+            )
     except RuntimeError as error:  # how PyTorch's writer reports what the system refused it
         raise OSError(f"{path} cannot be written: {error}") from error
     publish(staged, path)

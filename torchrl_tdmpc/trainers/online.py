@@ -197,15 +197,15 @@ class OnlineTrainer:
         self._is_stopped = False
         self._collected: Iterator[TensorDictBase] | None = None
         self._collector_state = CollectorState(self.collector)
-        callbacks = list(callbacks)
-        metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
-        self.record = RunRecord(
-            metrics, extra=list(task.extra_names), seed=seed, device=self.device
-        )
         self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
         try:
             if resume == "auto":  # nobody else writes from here on
                 self.resume = find_checkpoint(resume, self.output_dir)
+            callbacks = list(callbacks)
+            metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
+            self.record = RunRecord(
+                metrics, extra=list(task.extra_names), seed=seed, device=self.device
+            )
             self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
         except BaseException:
             self._unlock()
