@@ -25,6 +25,7 @@ from torchrl_tdmpc.checkpoints.archive import first_line, verify_archive
 from torchrl_tdmpc.checkpoints.durable import naming_file, publish
 
 FORMAT = 2  # of what is written here; 1 had none of its own
+EXTRA = "_extra_state"  # torch's name for what a module saves beside its weights
 LARGEST = {"manifest.json": 16 * 2**20}  # it names the parts and the files of the replay
 
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_metadata", "save_checkpoint"]
@@ -208,6 +209,8 @@ class _SameShapes:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         own = self.module.state_dict()
+        if EXTRA in own and EXTRA in state:
+            self.module.set_extra_state(state[EXTRA])  # which may refuse in words of its own
         differ = [
             (name, list(state[name].shape), list(value.shape))
             for name, value in own.items()
