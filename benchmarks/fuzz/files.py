@@ -99,14 +99,14 @@ def odd_values(like: Any, generator: random.Random) -> Any:
     odd: list[Callable[[], Any]] = [
         lambda: torch.full(shape, torch.nan),
         lambda: torch.full(shape, -torch.inf),
-        lambda: torch.zeros(*shape, dtype=torch.complex64),
-        lambda: torch.zeros(*shape, dtype=torch.bool),
-        lambda: torch.zeros(*shape, 2),
+        lambda: torch.zeros(shape, dtype=torch.complex64),
+        lambda: torch.zeros(shape, dtype=torch.bool),
+        lambda: torch.zeros((*shape, 2)),
         lambda: torch.zeros(0),
         lambda: torch.zeros(1).expand(2**40),
         lambda: torch.empty(2**40, 0),
         lambda: torch.zeros(3, 3).to_sparse(),
-        lambda: nn.Parameter(torch.zeros(*shape, dtype=torch.float64)),
+        lambda: nn.Parameter(torch.zeros(shape, dtype=torch.float64)),
         lambda: {"a": torch.zeros(2)},
         lambda: generator.choice([None, "word", 3, 1e300, [1.0], (), b"bytes"]),
     ]
