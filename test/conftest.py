@@ -24,6 +24,7 @@ SLOW = {
     "test_multi_gamma_run",
     "test_parity",
     "test_resume",
+    "test_signals",
 }
 
 

@@ -22,14 +22,16 @@ ALLOWED = {
     "objectives": {"modules"},
     "planners": {"modules"},
     "checkpoints": {*BOTTOM, "objectives", "planners"},
-    "recording": {*BOTTOM, "objectives", "planners"},
+    "recording": {*BOTTOM, "objectives", "planners", "checkpoints"},
     "trainers": BELOW_TRAINERS,
     "cli": {*BELOW_TRAINERS, "trainers"},
 }
 # Private attributes of TorchRL's objects, by the file that may read them
 PRIVATE = {
     "torchrl_series.py": {"_carrier", "_env", "_envs", "_workers"},
-    "envs/standard.py": {"_step"},  # as TorchRL's FrameSkipTransform calls its parent
+    # As TorchRL's own transforms and batched environments call those below them
+    "envs/standard.py": {"_step"},
+    "envs/workers.py": {"_step"},
     "envs/state.py": {"_env", "_step_count"},  # dm_control's, which has no public ones
 }
 COMMAND_LINE = {"hydra", "omegaconf"}  # packages of cli alone

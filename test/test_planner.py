@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from copy import deepcopy
 
@@ -302,9 +301,6 @@ def test_auto_iterations(action_dim, iterations):
         ({"min_std": 0.0}, r"min_std is 0.0; .*max_std = 2.0"),
         ({"min_std": 3.0}, r"min_std is 3.0; .*max_std = 2.0"),
         ({"temperature": 0.0}, r"temperature is 0.0; it must be positive"),
-        ({"temperature": math.inf}, r"temperature is inf; it must be positive and finite"),
-        ({"max_std": -1.0}, r"max_std is -1.0; it must be positive and finite"),
-        ({"max_std": math.inf}, r"max_std is inf; it must be positive and finite"),
         ({"discount": 0.0}, r"discount is 0.0; .*strictly between 0 and 1"),
         ({"discount": 1.0}, r"discount is 1.0; .*strictly between 0 and 1"),
     ],

@@ -11,7 +11,7 @@ from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import read_metadata
 from torchrl_tdmpc.cli.settings import naming
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
@@ -59,6 +59,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "seed_steps": config.train.seed_steps,
         "num_envs": config.env.num_envs,
         "workers": config.env.workers,
+        "env_timeout": config.env.timeout,
         "model": OmegaConf.to_container(config.model),
         "eval_interval": config.eval.interval,
         "eval_episodes": config.eval.episodes,
@@ -84,6 +85,8 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
         capacity=config.replay.capacity,
         batch_size=config.train.batch_size,
         device=config.replay.device,
+        episodes=None if config.replay.load is None else EpisodeFiles(config.replay.load),
+        fill=config.resume is None,
         networks_device=config.device,
     )
 

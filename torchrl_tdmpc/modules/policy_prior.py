@@ -45,7 +45,7 @@ class PolicyPrior(TensorDictModuleBase):
         action_key: where the action is written.
 
     Raises:
-        ValueError: a range of the log standard deviation that is empty or beyond float32.
+        ValueError: an empty range of the log standard deviation, or one beyond [-50, 20].
 
     Examples:
         >>> from tensordict import TensorDict
@@ -64,15 +64,13 @@ class PolicyPrior(TensorDictModuleBase):
         action_key: NestedKey = "action",
     ):
         super().__init__()
+        for name, value in (("log_std_min", log_std_min), ("log_std_max", log_std_max)):
+            if not -50 <= value <= 20:
+                raise ValueError(f"{name} is {value}; it must be in [-50, 20].")
         if not log_std_min < log_std_max:
             raise ValueError(
                 f"log_std_min is {log_std_min} and log_std_max is {log_std_max}; "
                 "log_std_min must be smaller."
-            )
-        if not max(abs(log_std_min), abs(log_std_max)) <= 80:
-            raise ValueError(
-                f"log_std_min is {log_std_min} and log_std_max is {log_std_max}; both must be in "
-                "[-80, 80], whose exponentials float32 can hold."
             )
         self.network = network
         self.log_std_min = log_std_min
