@@ -23,6 +23,7 @@ from torchrl.checkpoint import (
 
 from torchrl_tdmpc.checkpoints.archive import first_line, verify_archive
 from torchrl_tdmpc.checkpoints.durable import naming_file, publish
+from torchrl_tdmpc.checkpoints.part import PartOfLoss
 
 FORMAT = 2  # of what is written here; 1 had none of its own
 EXTRA = "_extra_state"  # torch's name for what a module saves beside its weights
@@ -96,7 +97,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, components: Mapping[str, Any], *, map_location: Any = "cpu"
+    path: str | Path,
+    components: Mapping[str, Any],
+    *,
+    part: str | None = None,
+    map_location: Any = "cpu",
 ) -> dict[str, Any]:
     """Restore ``components`` from a checkpoint and return its metadata.
 
@@ -108,6 +113,8 @@ def load_checkpoint(
         path: A file written by :func:`save_checkpoint`, or a directory of them: its newest one.
         components: Name to object, as saved or some of them, changed in place. Build
             ``SoftUpdate`` before loading: it copies the online parameters to the targets.
+        part: Loads one network of a loss alone, named as an attribute of it, such as
+            ``world_model.encoder``; ``components`` then names that loss.
         map_location: Where tensors are read to before ``load_state_dict`` copies them.
 
     Returns:
@@ -120,6 +127,8 @@ def load_checkpoint(
     """
     path = newest_checkpoint(path) if Path(path).is_dir() else Path(path)
     metadata = read_metadata(path)
+    if part is not None:
+        components = {name: PartOfLoss(loss, part) for name, loss in components.items()}
     try:
         _bind(components).load(path, map_location=map_location)
     except CheckpointError as error:
