@@ -169,9 +169,9 @@ def _make_telling(
     make: Callable[[int], EnvBase], seed: int, ready: Tensor, tell: Callable[[Exception], None]
 ) -> EnvBase:
     env = _telling(make, tell)(seed)
-    vars(env)["_step"] = _with_reward(env._step)
     for name in CALLS:
-        vars(env)[name] = _telling(getattr(env, name), tell)
+        call = getattr(env, name)
+        vars(env)[name] = _telling(_with_reward(call) if name == "_step" else call, tell)
     ready.fill_(1)
     return env
 
