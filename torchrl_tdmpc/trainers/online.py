@@ -34,7 +34,7 @@ from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
-from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
@@ -153,6 +153,11 @@ class OnlineTrainer:
         self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
         self.seed = seed
         self.device = torch.device(device)
+        if resume is not None and output_dir is None:
+            raise ValueError(
+                f"resume is {str(resume)!r}, but output_dir is None; a run is resumed in the folder "
+                "that it wrote to."
+            )
         self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
 
         if networks is None and loss is None and update is None:
@@ -199,7 +204,13 @@ class OnlineTrainer:
             ReplayError: what the environments sent cannot be learned from.
             CollectionError: an environment failed or its process died; what there was is saved.
             OSError: the last checkpoint could not be written.
+            ValueError: a callback with metrics was added after the columns were chosen.
         """
+        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
+            raise ValueError(
+                f"metric_names {sorted(late)} have no columns, because their callback was added "
+                "later; give it to the trainer among its callbacks."
+            )
         self._resume()
         with self.interrupt, self._ending():
             self.callbacks.on_begin(self)
@@ -263,7 +274,7 @@ class OnlineTrainer:
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
-        except KeyboardInterrupt:
+        except LeftEarly:
             return
         self.counters.evaluated = self.counters.agent_steps
         row = self.record.evaluation(
@@ -403,8 +414,10 @@ class OnlineTrainer:
         try:
             yield
         finally:
-            self.callbacks.on_end(self)
-            self.collector.shutdown()
+            try:
+                self.callbacks.on_end(self)
+            finally:
+                self.collector.shutdown()
 
 
 def _is_due(interval: int, before: int, now: int) -> bool:
