@@ -11,10 +11,9 @@ from torchrl.envs import EnvBase
 class Walk(EnvBase):
     """Rewards the nearness of the origin; it begins anywhere, and ends at its time limit only."""
 
-    shortest, longest = 10**6, 10**6
-
     def __init__(self):
         super().__init__(batch_size=())
+        self.num_episodes = 0
         self.generator = torch.Generator()
         self.observation_spec = Composite(observation=Unbounded((3,)))
         self.action_spec = Bounded(-1.0, 1.0, (2,))
@@ -22,9 +21,12 @@ class Walk(EnvBase):
 
     def _reset(self, tensordict=None):
         self.position = torch.randn(2, generator=self.generator)
-        lengths = self.shortest, self.longest + 1
-        self.left = int(torch.randint(*lengths, (), generator=self.generator))
+        self.left = self._length()
+        self.num_episodes += 1
         return self._observe()
+
+    def _length(self):
+        return 10**6
 
     def _step(self, tensordict):
         self.position = self.position + 0.3 * tensordict["action"]
@@ -44,4 +46,12 @@ class Walk(EnvBase):
 class EndingWalk(Walk):
     """Its episodes terminate after three to eight steps."""
 
-    shortest, longest = 3, 8
+    def _length(self):
+        return int(torch.randint(3, 9, (), generator=self.generator))
+
+
+class ShortAndLongWalk(Walk):
+    """Its episodes terminate after three and eight steps in turn."""
+
+    def _length(self):
+        return 3 if self.num_episodes % 2 == 0 else 8
