@@ -86,7 +86,7 @@ def main() -> None:
     update, planner, replay = make_parts(task, steps=arguments.steps)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed_steps", "seed")}
     make_trainer(task, update, planner, replay, **settings).train()
-    returns, _ = evaluate(planner, task, episodes=10, seed=arguments.seed)
+    returns = [row["return"] for row in evaluate(planner, task, episodes=10, seed=arguments.seed)]
     mean = sum(returns) / len(returns)
     print(
         f"{task.name}, seed {arguments.seed}: mean return {mean:.1f} over {len(returns)} episodes"

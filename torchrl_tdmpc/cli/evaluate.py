@@ -45,10 +45,11 @@ def run(arguments: list[str]) -> None:
             recorder["on_begin"] = functools.partial(record_first_episode, path=video)
         bar = tqdm(total=task.episode_length, unit=" agent steps", leave=False)
         with bar as progress, naming("eval"):
-            returns, lengths = evaluate(
+            rows = evaluate(
                 planner,
                 task,
                 episodes=config.eval.episodes,
+                num_envs=config.eval.num_envs,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
                 on_step=progress.update,
@@ -56,9 +57,11 @@ def run(arguments: list[str]) -> None:
             )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
-    print("episode      return  length")
-    for episode, (value, length) in enumerate(zip(returns, lengths), start=1):
-        print(f"{episode:7} {value:11.3f} {length:7}")
+    print("episode      return  length", *task.extra_names)
+    for episode, row in enumerate(rows, start=1):
+        extra = [f"{row[name]:{len(name)}.3g}" for name in task.extra_names]
+        print(f"{episode:7} {row['return']:11.3f} {row['length']:7}", *extra)
+    returns = [row["return"] for row in rows]
     mean, deviation = statistics.fmean(returns), statistics.pstdev(returns)
     print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
     if video is not None:

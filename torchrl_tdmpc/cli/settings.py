@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +26,17 @@ LEAST = {
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
+    "eval.num_envs": 1,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
     *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
-    *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
-    *("logger.backend", "logger.project"),
+    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
+    *("checkpoint.interval", "checkpoint.keep"),
+    *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
+    "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -54,6 +58,8 @@ KINDS = {
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
     ),
+    "logger.entity": ("null or a word", lambda value: value is None or isinstance(value, str)),
+    "logger.id": ("a word", lambda value: isinstance(value, str)),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -77,6 +83,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         check_backend(config.logger.backend)
     check_training(settled, task)
     settled.resume = resolve_resume(settled)
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
     if settled.eval.video:
         check_video(task)
     return settled, task
@@ -90,7 +98,8 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     """
     check_types(config)
     for key, least in LEAST.items():
-        if (value := OmegaConf.select(config, key)) < least:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
     if config.env.workers not in WORKERS:
         raise ValueError(
@@ -164,6 +173,8 @@ def resolve_resume(config: DictConfig) -> str | None:
                 f"{key} is {value!r}, but {recorded[key]!r} in the run to be resumed, "
                 f"{checkpoint}; resume it with its own settings."
             )
+    if config.logger.id == "auto":
+        config.logger.id = recorded.get("logger.id", "auto")
     return str(checkpoint)
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import CheckpointError
 
+from torchrl_tdmpc.cli import sweeps
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
 from torchrl_tdmpc.data import ReplayError
@@ -86,6 +89,36 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
     return trainer
 
 
+def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> None:
+    """Train one run of a sweep, unless it is finished; the sweep goes on after one that fails.
+
+    Args:
+        config: the run's configuration.
+        compose: see :func:`train`.
+        failures: a folder that gets a file with the error, because runs that go on side by side
+            are processes of their own.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted, and with it the sweep.
+    """
+    config = sweeps.place_run(config)
+    try:
+        if sweeps.is_finished(config):
+            print(f"finished: {config.output_dir}")
+            return
+        print(f"run: {config.output_dir}")
+        trainer = train(config, compose)
+    except Exception as error:
+        told = f"{config.output_dir}: {error}"
+        print(f"failed: {told}", file=sys.stderr)
+        handle, _ = tempfile.mkstemp(dir=failures)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(told)
+        return
+    if trainer.interrupt.requested:
+        raise KeyboardInterrupt
+
+
 def main(compose: Compose = make_trainer) -> None:
     """The console script ``tdmpc2-train``: what is wrong, it says in one sentence.
 
@@ -95,8 +128,13 @@ def main(compose: Compose = make_trainer) -> None:
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
 
+    failures = tempfile.TemporaryDirectory()
+
     @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
     def run(config: DictConfig) -> None:
+        if sweeps.is_sweep():
+            train_one_of_many(config, compose, Path(failures.name))
+            return
         try:
             train(config, compose)
         except (CheckpointError, CollectionError, ImportError, OSError, ValueError) as error:
@@ -108,7 +146,11 @@ def main(compose: Compose = make_trainer) -> None:
         refuse_unknown_keys(sys.argv[1:])
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    run()
+    with failures as folder:
+        run()
+        told = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())]
+    if told:
+        raise SystemExit("\n".join([f"error: {len(told)} of the runs failed.", *told]))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
-from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
+from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, env_seeds, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.state import env_state, first_env, has_lost_processes, set_env_state
-from torchrl_tdmpc.envs.task import Task
+from torchrl_tdmpc.envs.task import Task, names_of
 
 __all__ = [
     "BACKENDS",
@@ -15,6 +15,7 @@ __all__ = [
     "WORKERS",
     "choose_renderer",
     "dmcontrol_task",
+    "env_seeds",
     "env_state",
     "first_env",
     "function_task",
@@ -23,6 +24,7 @@ __all__ = [
     "load_task",
     "make_env",
     "make_task",
+    "names_of",
     "refuse_rendering",
     "render",
     "set_env_state",

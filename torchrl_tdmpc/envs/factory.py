@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def make_env(
     task: Task,
     *,
     num_envs: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     device: torch.device | str = "cpu",
     workers: str = "serial",
 ) -> EnvBase:
@@ -67,7 +67,8 @@ def make_env(
     Args:
         task: what to pose, from :func:`load_task`.
         num_envs: number of environments N.
-        seed: at least 0; equal seeds give equal initial states.
+        seed: at least 0; equal seeds give equal initial states. Or the ``num_envs`` seeds of
+            :func:`env_seeds` themselves.
         device: where observations and rewards appear.
         workers: ``"serial"`` steps the environments one after the other, ``"process"`` each
             in a process of its own, which a script must then start under
@@ -88,11 +89,11 @@ def make_env(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    seeds = env_seeds(seed, num_envs) if isinstance(seed, int) else list(seed)
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed has {len(seeds)} numbers for {num_envs} environments.")
     if workers not in WORKERS:
         raise unknown("workers", workers, WORKERS)
-    seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
     settings = {
         # One for all, so that the specs are read once
         "create_env_fn": functools.partial(_make_undisturbed, task.make),
@@ -100,9 +101,24 @@ def make_env(
         "device": device,
     }
     if workers == "serial":
-        return SerialEnv(num_envs, **settings)
+        return SerialEnv(num_envs, shared_memory=False, **settings)
     # As many threads here as before: the workers leave them to the agent
     return ParallelEnv(num_envs, **settings, num_threads=torch.get_num_threads())
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """The seed of each environment; the first ones stay the same when more are added.
+
+    Raises:
+        ValueError: if ``seed`` is less than 0.
+
+    Examples:
+        >>> env_seeds(1, 3)[:2] == env_seeds(1, 2)
+        True
+    """
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    return np.random.SeedSequence(seed).generate_state(num_envs).tolist()
 
 
 def _make_undisturbed(make: Callable[[int], EnvBase], seed: int) -> EnvBase:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from tensordict import NestedKey
+from tensordict import NestedKey, unravel_key
 from torchrl.envs import EnvBase, GymWrapper
 
-from torchrl_tdmpc.envs.gym import import_gymnasium, make_gymnasium
+from torchrl_tdmpc.envs.gym import InfoReader, import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task
 
@@ -30,6 +30,7 @@ def make_task(
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> Task:
     """A task from any environment with a continuous, bounded action vector.
 
@@ -49,6 +50,9 @@ def make_task(
             order; None takes every entry of ``observation_spec``, in its own order.
         pixels: observe three stacked frames of 64 x 64 pixels out of the environment's
             ``render()`` instead.
+        extra_keys: further entries of the environment to carry into the replay and into the rows of
+            episodes, one number each: of a Gymnasium environment's ``info`` (0 where a step has
+            none), or of a TorchRL environment's ``observation_spec``.
 
     Returns:
         The task. One environment is built to read its specs.
@@ -70,7 +74,7 @@ def make_task(
     """
     name = name or _name(source)
     return build_task(
-        functools.partial(_make_base, source, name, pixels),
+        functools.partial(_make_base, source, name, pixels, tuple(extra_keys)),
         name=name,
         backend="gym" if isinstance(source, str) else "function",
         facts=_facts,
@@ -78,6 +82,7 @@ def make_task(
         action_repeat=action_repeat,
         observation_keys=observation_keys,
         pixels=pixels,
+        extra_keys=extra_keys,
     )
 
 
@@ -126,7 +131,11 @@ def function_task(name: str, episode_length: int | None = None, pixels: bool = F
 
 
 def _make_base(
-    source: Environment | Callable[[], Environment], name: str, pixels: bool, seed: int
+    source: Environment | Callable[[], Environment],
+    name: str,
+    pixels: bool,
+    extra_keys: tuple[NestedKey, ...],
+    seed: int,
 ) -> EnvBase:
     """One environment as it comes, seeded; torch's global generator is left as it was."""
     is_function = callable(source) and not isinstance(source, EnvBase)  # a module can be called
@@ -140,6 +149,9 @@ def _make_base(
                 "TorchRL environment, a Gymnasium environment or a Gymnasium id."
             )
         env = GymWrapper(env)
+        observed = [*env.observation_spec.keys(True, True)]
+        if in_info := [key for key in extra_keys if unravel_key(key) not in observed]:
+            env.set_info_dict_reader(InfoReader(in_info))
     with torch.random.fork_rng([]):
         env.set_seed(seed)
     return env

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from torchrl.data import Bounded
 from torchrl.envs import (
     ActionScaling,
@@ -40,6 +40,7 @@ def build_task(
     base_repeats: bool = False,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> Task:
     """The task that environments pose once they are made standard. One of them is built and closed.
 
@@ -53,6 +54,7 @@ def build_task(
         base_repeats: whether ``make_base``'s environments repeat actions by themselves.
         observation_keys: see :func:`standardise`.
         pixels: see :func:`standardise`.
+        extra_keys: see :func:`standardise`.
 
     Returns:
         The task.
@@ -73,6 +75,7 @@ def build_task(
         action_repeat=1 if base_repeats else action_repeat,
         observation_keys=observation_keys,
         pixels=pixels,
+        extra_keys=extra_keys,
     )
     env = standard(base)
     task = Task(
@@ -87,6 +90,7 @@ def build_task(
         episodic=episodic,
         discount_cap=discount_cap,
         rho=rho,
+        extra_keys=tuple(map(unravel_key, extra_keys)),
     )
     env.close()
     return task
@@ -100,6 +104,7 @@ def standardise(
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> EnvBase:
     """An environment with one float32 ``observation`` and an ``action`` in [-1, 1].
 
@@ -111,6 +116,8 @@ def standardise(
         observation_keys: what is concatenated, in this order;
             None takes every entry of ``observation_spec`` in its own order.
         pixels: observe three stacked frames of ``base.render()`` instead.
+        extra_keys: entries of ``observation_spec``, one number each, that are kept beside the
+            observation.
 
     Returns:
         As :class:`~torchrl_tdmpc.envs.Task` promises.
@@ -133,8 +140,9 @@ def standardise(
     if pixels:
         append_frames(env)
     else:
-        _append_vector(env, name, observation_keys)
-    env.append_transform(SelectTransform("observation", *state_keys))
+        _append_vector(env, name, observation_keys, extra_keys)
+    _refuse_extra_keys(env, name, extra_keys)
+    env.append_transform(SelectTransform("observation", *state_keys, *extra_keys))
     env.append_transform(DoubleToFloat())
     low, high = env.action_spec.space.low, env.action_spec.space.high
     if not ((low == -1) & (high == 1)).all():
@@ -163,13 +171,35 @@ class RepeatAction(FrameSkipTransform):
         return next_tensordict.set("reward", reward)
 
 
+def _refuse_extra_keys(env: EnvBase, name: str, extra_keys: Sequence[NestedKey]) -> None:
+    spec = env.observation_spec
+    entries = [*spec.keys(True, True)]
+    for key in extra_keys:
+        if unravel_key(key) not in entries:
+            raise ValueError(
+                f"task {name!r} has no entry {key!r}; extra_keys must be among "
+                f"{', '.join(map(str, entries))}."
+            )
+        if spec[key].shape.numel() != 1:
+            raise ValueError(
+                f"task {name!r} has the entry {key!r} of shape {tuple(spec[key].shape)}; an entry "
+                "in extra_keys must be one number."
+            )
+
+
 def _append_vector(
-    env: TransformedEnv, name: str, observation_keys: Sequence[NestedKey] | None
+    env: TransformedEnv,
+    name: str,
+    observation_keys: Sequence[NestedKey] | None,
+    extra_keys: Sequence[NestedKey],
 ) -> None:
     """Concatenate vectors, and matrices made flat."""
     spec = env.observation_spec
+    extra = set(map(unravel_key, extra_keys))
     entries = [*spec.keys(True, True)]
-    keys = entries if observation_keys is None else list(observation_keys)
+    keys = observation_keys
+    if keys is None:
+        keys = [key for key in entries if key not in extra]
     if not keys or (missing := set(keys) - set(entries)):
         wrong = f"has no observation {missing.pop()!r}" if keys else "observes nothing"
         raise ValueError(

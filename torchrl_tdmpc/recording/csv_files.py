@@ -21,6 +21,7 @@ class CsvFiles:
     Args:
         output_dir: Where the files go; made when absent.
         train_columns: The columns of ``train.csv``; see :class:`RunRecord`.
+        eval_columns: The columns of ``eval.csv``.
         resume: Go on with the files in ``output_dir``; :meth:`load_state_dict` says from where.
 
     Raises:
@@ -38,14 +39,19 @@ class CsvFiles:
     """
 
     def __init__(
-        self, output_dir: str | Path, train_columns: Sequence[str], *, resume: bool = False
+        self,
+        output_dir: str | Path,
+        train_columns: Sequence[str],
+        eval_columns: Sequence[str] = EVAL_COLUMNS,
+        *,
+        resume: bool = False,
     ):
         output_dir = Path(output_dir)
         if not resume:
             refuse_other_run(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         self._train = _CsvFile(output_dir / "train.csv", train_columns, resume)
-        self._eval = _CsvFile(output_dir / "eval.csv", EVAL_COLUMNS, resume)
+        self._eval = _CsvFile(output_dir / "eval.csv", eval_columns, resume)
 
     def on_episode(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Write a row of ``train.csv``."""

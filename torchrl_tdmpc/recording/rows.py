@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class RunRecord:
     Args:
         metrics: Names of the scalars that :meth:`update` receives: columns of a training row from
             the first update on.
+        extra: Names of further numbers of an episode, such as ``success``.
         seed: The run's, written into every evaluation row.
         device: Whose peak memory is reported: of the process on the CPU, of PyTorch on CUDA.
 
@@ -47,6 +49,7 @@ class RunRecord:
 
     Attributes:
         train_columns: The columns of a training row.
+        eval_columns: The columns of an evaluation row.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -59,12 +62,21 @@ class RunRecord:
     """
 
     def __init__(
-        self, metrics: Sequence[str] = (), *, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        metrics: Sequence[str] = (),
+        *,
+        extra: Sequence[str] = (),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
     ):
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
+        if taken := set(extra) & {*TRAIN_COLUMNS, *metrics, *COST_COLUMNS, *EVAL_COLUMNS}:
+            raise ValueError(f"extra_keys {sorted(taken)} are named like other columns of a row.")
         self.metrics = tuple(metrics)
-        self.train_columns = (*TRAIN_COLUMNS, *self.metrics, *COST_COLUMNS)
+        self.extra = tuple(extra)
+        self.train_columns = (*TRAIN_COLUMNS, *self.extra, *self.metrics, *COST_COLUMNS)
+        self.eval_columns = (*EVAL_COLUMNS, *self.extra)
         self.seed = seed
         self.device = torch.device(device)
         self._episode = 0
@@ -100,7 +112,13 @@ class RunRecord:
             self._counts[name] = self._counts.get(name, 0.0) + finite
 
     def episodes(
-        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
+        self,
+        *,
+        step: int,
+        agent_steps: int,
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        extra: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
         """A row for every episode that ended in one vector step.
 
@@ -113,6 +131,7 @@ class RunRecord:
             agent_steps: Actions chosen so far, summed over environments.
             returns: Undiscounted return of each episode.
             lengths: Agent steps in each episode.
+            extra: Further numbers of each episode, by their names.
 
         Returns:
             The rows; a column without a value is absent.
@@ -124,14 +143,21 @@ class RunRecord:
             shared["ms_per_step"] = ms_per_step
         shared |= {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
         rows = []
-        for episode_return, length in zip(returns, lengths, strict=True):
+        for index, (episode_return, length) in enumerate(zip(returns, lengths, strict=True)):
             self._episode += 1
             own = {"episode": self._episode, "return": float(episode_return), "length": int(length)}
+            own |= {name: float(values[index]) for name, values in extra.items()}
             rows.append({**shared, **own})
         return rows
 
     def evaluation(
-        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
+        self,
+        *,
+        step: int,
+        agent_steps: int,
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        extra: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """The row of one evaluation.
 
@@ -140,12 +166,14 @@ class RunRecord:
             agent_steps: Actions chosen in training so far, summed over environments.
             returns: Undiscounted return of each evaluation episode, at least one.
             lengths: Agent steps in each of them.
+            extra: Further numbers of each of them, by their names.
 
         Returns:
             The row: ``reward`` is the mean return, ``reward_std`` its standard deviation over the
-            episodes (0 for one), ``length`` their mean length.
+            episodes (0 for one), ``length`` their mean length, as the further numbers are means.
         """
         returns = torch.as_tensor(returns, dtype=torch.float64)
+        means = {name: torch.as_tensor(v, dtype=torch.float64) for name, v in extra.items()}
         return {
             "step": step,
             "reward": returns.mean().item(),
@@ -155,6 +183,7 @@ class RunRecord:
             "length": torch.as_tensor(lengths, dtype=torch.float64).mean().item(),
             "agent_steps": agent_steps,
             "seconds": self._seconds(),
+            **{name: values.mean().item() for name, values in means.items()},
         }
 
     @contextmanager

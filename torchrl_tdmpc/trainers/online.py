@@ -78,6 +78,7 @@ class OnlineTrainer:
             own.
         eval_interval: agent steps from one evaluation to the next.
         eval_episodes: episodes of an evaluation; 0 switches evaluation off.
+        eval_num_envs: see :func:`~torchrl_tdmpc.trainers.evaluate`.
         checkpoint_interval: agent steps from one checkpoint to the next.
         checkpoint_keep: newest checkpoints that are kept.
         max_skipped_updates: updates in a row that may be skipped because of a loss or gradient that
@@ -134,6 +135,7 @@ class OnlineTrainer:
         callbacks: Iterable[Any] = (),
         eval_interval: int = 5_000,
         eval_episodes: int = 3,
+        eval_num_envs: int | None = None,
         checkpoint_interval: int = 5_000,
         checkpoint_keep: int = 2,
         max_skipped_updates: int = 100,
@@ -150,6 +152,7 @@ class OnlineTrainer:
         self.seed_steps = seed_steps
         self.num_envs = num_envs
         self.eval_interval, self.eval_episodes = eval_interval, eval_episodes
+        self.eval_num_envs = eval_num_envs
         self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
         self.seed = seed
         self.device = torch.device(device)
@@ -190,7 +193,9 @@ class OnlineTrainer:
         self._collector_state = CollectorState(self.collector)
         callbacks = list(callbacks)
         metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
-        self.record = RunRecord(metrics, seed=seed, device=self.device)
+        self.record = RunRecord(
+            metrics, extra=list(task.extra_names), seed=seed, device=self.device
+        )
         self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
         self.replay_log = None
         if self.output_dir is not None:
@@ -257,6 +262,9 @@ class OnlineTrainer:
             agent_steps=self.counters.agent_steps,
             returns=ended["episode_reward"].flatten().tolist(),
             lengths=ended["step_count"].flatten().tolist(),
+            extra={
+                name: ended[key].flatten().tolist() for name, key in self.task.extra_names.items()
+            },
         )
         for row in rows:
             self.callbacks.on_episode(self, row)
@@ -265,10 +273,11 @@ class OnlineTrainer:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
             with self.record.pause():
-                returns, lengths = evaluate(
+                rows = evaluate(
                     self.planner,
                     self.task,
                     episodes=self.eval_episodes,
+                    num_envs=self.eval_num_envs,
                     seed=self.seed + EVALUATION_SEED,
                     device=self.device,
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
@@ -280,8 +289,9 @@ class OnlineTrainer:
         row = self.record.evaluation(
             step=self._environment_steps,
             agent_steps=self.counters.agent_steps,
-            returns=returns,
-            lengths=lengths,
+            returns=[row["return"] for row in rows],
+            lengths=[row["length"] for row in rows],
+            extra={name: [row[name] for row in rows] for name in self.task.extra_names},
         )
         with self.record.pause():
             self.callbacks.on_evaluation(self, row)
@@ -302,7 +312,11 @@ class OnlineTrainer:
                 self.components,
                 self.callbacks.components,
                 self.replay_log,
-                metadata={"agent_steps": self.counters.agent_steps, **self.metadata},
+                metadata={
+                    "agent_steps": self.counters.agent_steps,
+                    "environment_steps": self._environment_steps,
+                    **self.metadata,
+                },
                 keep_last=self.checkpoint_keep,
             )
         self.callbacks.on_checkpoint(self, path)
@@ -364,7 +378,8 @@ class OnlineTrainer:
             yield Progress()
         if self.output_dir is not None:
             is_resumed = self.resume is not None
-            yield CsvFiles(self.output_dir, self.record.train_columns, resume=is_resumed)
+            columns = self.record.train_columns, self.record.eval_columns
+            yield CsvFiles(self.output_dir, *columns, resume=is_resumed)
             if importlib.util.find_spec("matplotlib") is not None:
                 yield ReturnsPlot(self.output_dir, title=self._title)
         if logger is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from tensordict import unravel_key
 
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task
@@ -60,6 +61,7 @@ def build_replay(
         sample_device=networks_device,
         frame_channels=task.frame_channels,
         episodic=task.episodic,
+        extra_keys=[unravel_key(("next", key)) for key in task.extra_keys],
     )
 
 
@@ -67,7 +69,8 @@ def _bytes(task: Task, num_frames: int) -> int:
     """Memory of one transition: a frame of single bytes or a vector of floats, and the rest."""
     observation = math.prod(task.observation_shape) // num_frames
     size = 4 if task.frame_channels is None else 1
-    return size * observation + 4 * (task.action_dim + 1) + 2  # action, reward, two flags
+    numbers = task.action_dim + 1 + len(task.extra_keys)  # action, reward, further entries
+    return size * observation + 4 * numbers + 2  # and two flags
 
 
 def _fitting_device(num_bytes: int, networks_device: torch.device | str) -> torch.device:
