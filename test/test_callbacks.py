@@ -71,7 +71,7 @@ def test_events_come_in_their_order(tmp_path):
     collect, episode = ["on_collect"], ["on_episode"]
     warm_up = 2 * (4 * collect + episode)
     learning = 8 * ["on_update"] + collect + ["on_update"] + collect + ["on_update"]
-    evaluation = ["on_evaluation_begin", *3 * ["on_evaluation_step"], "on_evaluation"]
+    evaluation = ["on_evaluation_begin", *4 * ["on_evaluation_step"], "on_evaluation"]
     saving = ["on_checkpoint"]
     expected = ["on_begin", *saving, *warm_up, *learning, *evaluation, *saving, "on_end"]
     assert recorder.events == expected

@@ -16,7 +16,7 @@ import runs
 import torch
 import yaml
 from omegaconf import OmegaConf
-from wiring import EXPECTED, FOLDER, ROWS, InProcesses
+from wiring import EXPECTED, FOLDER, ROWS, InProcesses, Wandb
 
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.cli.parts import make_trainer
@@ -130,12 +130,9 @@ def test_pixels_arrive(tmp_path):
     check("seen", run)
 
 
-def test_the_project_arrives_at_the_logger(tmp_path, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(loggers, "get_logger", lambda *_, **settings: seen.update(settings))
-    run = composed("logged", tmp_path, **{"logger.backend": "wandb"})
-    run.logger = seen
-    check("logged", run)
+def test_what_wandb_is_told_arrives(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "WandbLogger", Wandb)
+    check("logged", composed("logged", tmp_path, **{"logger.backend": "wandb"}))
 
 
 def test_the_checkpoint_to_go_on_from_arrives(trained, tmp_path):

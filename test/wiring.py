@@ -109,6 +109,17 @@ def size_of(update):
     )
 
 
+class Wandb:
+    """In place of TorchRL's logger, which starts a process."""
+
+    def __init__(self, name, **settings):
+        self.settings = {"name": name, **settings}
+
+
+def wandb(run):
+    return callback(run, "LoggerRows").logger
+
+
 class InProcesses(SerialEnv):
     """In place of TorchRL's, whose processes take seconds to start."""
 
@@ -277,8 +288,13 @@ ROWS = {
         "replay.capacity": (30, lambda run: run.trainer.replay.capacity),
         "replay.device": ("cpu", lambda run: str(run.trainer.replay.device)),
         "eval.interval": (28, first("eval.csv", "agent_steps")),
-        "eval.episodes": (
+        "eval.num_envs": (
             1,
+            lambda run: run.trainer.eval_num_envs,
+            lambda run: run.evaluations[0]["num_envs"],
+        ),
+        "eval.episodes": (
+            2,
             lambda run: run.evaluations[0]["episodes"],
             first("eval.csv", "episodes"),
         ),
@@ -329,7 +345,20 @@ ROWS = {
         ),
         "eval.video": (True, lambda run: callback(run, "Videos").folder == run.folder / "videos"),
     },
-    "logged": {"logger.project": ("walks", lambda run: run.logger["wandb_kwargs"]["project"])},
+    "logged": {
+        **{
+            f"logger.{name}": (value, lambda run, name=name: wandb(run).settings[name])
+            for name, value in {
+                "project": "walks",
+                "entity": "walkers",
+                "group": "points",
+                "name": "the first walk",
+                "tags": ["plane"],
+                "id": "walk1",
+            }.items()
+        },
+        "logger.artifact": (True, lambda run: callback(run, "LoggerRows").artifact),
+    },
     "resumed": {"resume": (FOLDER, lambda run: str(run.trainer.resume.parents[1]))},
 }
 EXPECTED = {key: row[0] for rows in ROWS.values() for key, row in rows.items()}
