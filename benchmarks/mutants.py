@@ -176,7 +176,7 @@ def draw(mutants: list[MutationSpec], number: int, rng: random.Random) -> list[M
     lines = rng.sample(sorted(by_line), min(number, len(by_line)))
     # The operator first: a comparison has seven others
     drawn = []
-    for line in sorted(lines):
+    for line in lines:
         kinds = defaultdict(list)
         for mutant in by_line[line]:
             kinds[mutant.start_pos, mutant.operator_name.rpartition("_")[0]].append(mutant)
