@@ -51,24 +51,29 @@ def main() -> None:
         os.chdir(folder)
         os.environ["PYTHONPATH"] = folder
         sys.path[:0] = [folder, f"{folder}/test"]
-        paths = sorted(Path(PACKAGE).glob("**/*.py"))
+        paths = [path for path in Path(PACKAGE).glob("**/*.py") if chosen.only in str(path)]
         tests = tests_of_files(settings["also"])
-        mutants = [one for path in paths if chosen.only in str(path) for one in candidates(path)]
+        mutants = [mutant for path in sorted(paths) for mutant in candidates(path)]
         sample = draw(mutants, chosen.number, random.Random(chosen.seed))
-        refuse_failing(sorted({test for one in sample for test in tests[one.module_path]}))
+        refuse_failing({test for mutant in sample for test in tests[mutant.module_path]}, end)
         results: dict[Path, list[bool]] = defaultdict(list)
-        for number, mutant in enumerate(sample, 1):
-            if time.monotonic() > end:
-                print(f"{chosen.minutes} minutes are over: {len(sample) - number + 1} not tried.")
-                break
-            command = pytest(mutant.module_path, tests[mutant.module_path])
-            result = mutate_and_test([mutant], command, chosen.seconds_each)
-            noticed = result.test_outcome != TestOutcome.SURVIVED
-            results[mutant.module_path].append(noticed)
-            print(f"{number:4} {'noticed' if noticed else 'NOT NOTICED'}: {describe(mutant)}")
-            if not noticed:
-                print(changed_lines(result.diff), flush=True)
-    report(results)
+        try:
+            for number, mutant in enumerate(sample, 1):
+                if time.monotonic() > end:
+                    print(
+                        f"{chosen.minutes} minutes are over, {len(sample) - number + 1} not tried"
+                    )
+                    break
+                command = pytest(mutant.module_path, tests[mutant.module_path])
+                result = mutate_and_test([mutant], command, chosen.seconds_each)
+                noticed = result.test_outcome != TestOutcome.SURVIVED
+                results[mutant.module_path].append(noticed)
+                word = "noticed" if noticed else "NOT NOTICED"
+                print(f"{number:4} {word}: {describe(mutant)}", flush=True)
+                if not noticed:
+                    print(changed_lines(result.diff), flush=True)
+        finally:
+            report(results)
 
 
 def copy_tree(folder: Path) -> None:
@@ -89,10 +94,10 @@ def pytest(path: Path | None, tests: list[str]) -> str:
     return " ".join([sys.executable, "-m", "pytest", *options, *examples, *files])
 
 
-def refuse_failing(tests: list[str]) -> None:
+def refuse_failing(tests: set[str], end: float) -> None:
     """Tests that fail without a mistake would notice every one."""
     print(f"{len(tests)} files of tests, first without a mistake", flush=True)
-    outcome, output = run_tests(pytest(None, tests), None)
+    outcome, output = run_tests(pytest(None, sorted(tests)), end - time.monotonic())
     if outcome != TestOutcome.SURVIVED:
         raise SystemExit(f"error: these tests fail without a mistake.\n{output}")
 
