@@ -44,6 +44,7 @@ setup(
         "console_scripts": [
             "tdmpc2-train=torchrl_tdmpc.cli:tdmpc2_train",
             "tdmpc2-evaluate=torchrl_tdmpc.cli:tdmpc2_evaluate",
+            "tdmpc2-dataset=torchrl_tdmpc.cli:tdmpc2_dataset",
             "tdmpc2-report=torchrl_tdmpc.cli:tdmpc2_report",
         ]
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ import zipfile
 import pytest
 import torch
 from tensordict import TensorDict
+from tiny import SIZE, tiny_loss
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
@@ -261,3 +263,28 @@ def test_loading_never_runs_code(tmp_path):
     with pytest.raises(CheckpointError, match="not saved by save_checkpoint"):
         load_checkpoint(path, {"loss": Run(seed=1).loss})
     assert not touch.path.exists()
+
+
+def test_a_part_of_a_loss_is_loaded_alone(tmp_path):
+    source, other = tiny_loss(seed=0), tiny_loss(seed=1)
+    save_checkpoint(tmp_path, 1, {"loss": source})
+    before = {name: weight.clone() for name, weight in other.state_dict().items()}
+    load_checkpoint(tmp_path, {"loss": other}, part="world_model.encoder")
+    expected = source.state_dict()
+    for name, weight in other.state_dict().items():
+        is_part = name.startswith("world_model_params.encoder.")
+        assert torch.equal(weight, expected[name] if is_part else before[name]), name
+    encoders = [loss.world_model.encoder.state_dict() for loss in (source, other)]
+    torch.testing.assert_close(*encoders, rtol=0, atol=0)
+
+
+def test_a_part_that_is_not_there_or_does_not_fit_is_refused(tmp_path):
+    save_checkpoint(tmp_path, 1, {"loss": tiny_loss()})
+    with pytest.raises(ValueError, match=r"part is 'world_model\.eyes', but the loss has no such"):
+        load_checkpoint(tmp_path, {"loss": tiny_loss()}, part="world_model.eyes")
+    wide = tiny_loss(size=dataclasses.replace(SIZE, enc_dim=20))
+    before = {name: weight.clone() for name, weight in wide.state_dict().items()}
+    message = r"encoder does not fit: .*0\.bias has shape \[12\] in the checkpoint and \[20\] here"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path, {"loss": wide}, part="world_model.encoder")
+    torch.testing.assert_close(wide.state_dict(), before, rtol=0, atol=0)

@@ -8,7 +8,6 @@ from torch import nn
 from torchrl.objectives import SoftUpdate
 
 from torchrl_tdmpc import (
-    LatentEnv,
     TaskContext,
     TDMPC2Loss,
     TDMPC2Planner,
@@ -103,14 +102,9 @@ def tiny_draws(seed=2, batch=BATCH, horizon=HORIZON, dtype=None) -> tuple[dict, 
 
 
 def tiny_planner(seed=0, *, networks=None, action_dim=ACTION, **kwargs) -> TDMPC2Planner:
-    world_model, policy_prior, q_ensemble = networks or tiny_networks(seed, action_dim=action_dim)
+    networks = networks or tiny_networks(seed, action_dim=action_dim)
     settings = {"num_samples": 24, "num_elites": 6, "num_pi_trajs": 4, "iterations": 3}
-    return TDMPC2Planner(
-        LatentEnv(world_model, action_dim),
-        policy_prior,
-        q_ensemble,
-        **{"discount": 0.9, **settings, **kwargs},
-    )
+    return TDMPC2Planner(*networks, **{"discount": 0.9, **settings, **kwargs})
 
 
 def tiny_planner_input(*batch_size, horizon=HORIZON, seed=0):

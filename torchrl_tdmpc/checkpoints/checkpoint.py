@@ -20,6 +20,7 @@ from torchrl.checkpoint import (
 )
 
 from torchrl_tdmpc.checkpoints.durable import publish
+from torchrl_tdmpc.checkpoints.part import PartOfLoss
 
 FORMAT = 2  # of what is written here; 1 had none of its own
 
@@ -88,7 +89,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, components: Mapping[str, Any], *, map_location: Any = "cpu"
+    path: str | Path,
+    components: Mapping[str, Any],
+    *,
+    part: str | None = None,
+    map_location: Any = "cpu",
 ) -> dict[str, Any]:
     """Restore ``components`` from a checkpoint and return its metadata.
 
@@ -100,6 +105,8 @@ def load_checkpoint(
         path: A file written by :func:`save_checkpoint`, or a directory of them: its newest one.
         components: Name to object, as saved or some of them, changed in place. Build
             ``SoftUpdate`` before loading: it copies the online parameters to the targets.
+        part: Loads one network of a loss alone, named as an attribute of it, such as
+            ``world_model.encoder``; ``components`` then names that loss.
         map_location: Where tensors are read to before ``load_state_dict`` copies them.
 
     Returns:
@@ -112,6 +119,8 @@ def load_checkpoint(
     """
     path = newest_checkpoint(path) if Path(path).is_dir() else Path(path)
     metadata = read_metadata(path)
+    if part is not None:
+        components = {name: PartOfLoss(loss, part) for name, loss in components.items()}
     _bind(components).load(path, map_location=map_location)
     return metadata
 

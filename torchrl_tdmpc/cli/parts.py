@@ -11,11 +11,11 @@ from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import read_metadata
 from torchrl_tdmpc.cli.settings import naming
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
-from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import LoggerRows, ValueHeadSnapshots, Videos, make_logger
 from torchrl_tdmpc.trainers import (
     EVALUATION_SEED,
@@ -84,6 +84,8 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
         capacity=config.replay.capacity,
         batch_size=config.train.batch_size,
         device=config.replay.device,
+        episodes=None if config.replay.load is None else EpisodeFiles(config.replay.load),
+        fill=config.resume is None,
         networks_device=config.device,
     )
 
@@ -115,7 +117,7 @@ def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
 def make_planner(config: DictConfig, task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
     """What acts with the networks of a loss."""
     return TDMPC2Planner(
-        LatentEnv(loss.world_model, task.action_dim),
+        loss.world_model,
         loss.policy_prior,
         loss.q_ensemble,
         discount=config.loss.discount,

@@ -54,6 +54,7 @@ KINDS = {
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
     ),
+    "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
     "train.seed_steps": (
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
@@ -138,7 +139,7 @@ def check_training(settled: DictConfig, task: Task) -> None:
             f"{task.name}, {task.episode_length} agent steps."
         )
     needed = settled.env.num_envs * task.episode_length
-    if settled.train.seed_steps < needed:
+    if settled.train.seed_steps < needed and settled.replay.load is None:
         raise ValueError(
             f"train.seed_steps is {settled.train.seed_steps}; it must be auto or at least "
             f"{needed} (an episode of {task.episode_length} agent steps in each of "

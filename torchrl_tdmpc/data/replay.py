@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -11,13 +11,21 @@ from tensordict.utils import unravel_key
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
+from torchrl_tdmpc.data.conversion import convert_steps
 from torchrl_tdmpc.data.frames import Frames
 from torchrl_tdmpc.data.trajectories import OpenTrajectories, ReplayError
 
 __all__ = ["EpisodeReplay", "ReplayError"]
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 TRAJECTORY = ("collector", "traj_ids")
 MASK = ("collector", "mask")
+
+
+def normal_mode(method: Method) -> Method:
+    """A method that makes normal tensors without gradients, whatever mode its caller is in."""
+    return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class EpisodeReplay:
@@ -112,6 +120,7 @@ class EpisodeReplay:
         self.num_steps = 0
         self.num_short_episodes = 0
         self.num_written = 0
+        self._action_key = unravel_key(action_key)
         following = (*observation_keys, "reward", "terminated", "done")
         self._finite_keys = [
             *map(unravel_key, (*observation_keys, action_key)),
@@ -158,6 +167,7 @@ class EpisodeReplay:
         """Steps of the unfinished episodes, which wait outside the storage."""
         return self._open.num_steps
 
+    @normal_mode
     def extend(self, data: TensorDictBase, source: int | str = 0) -> int:
         """Take the steps that a collector returned: any collector, at any time, in any order.
 
@@ -172,6 +182,9 @@ class EpisodeReplay:
         from one observation to an equal one. A trajectory that its collector gave up without
         ``done`` (as with ``reset_at_each_iter``) stays open until :meth:`truncate`.
 
+        Floats become float32. Reward and flags may lack their last dimension of 1, and flags may be
+        0 and 1.
+
         Args:
             data: ``[..., T]`` steps in TorchRL's root/next layout, those of one
                 trajectory in their order. Entries other than those kept are ignored.
@@ -182,7 +195,8 @@ class EpisodeReplay:
 
         Raises:
             ValueError: if ``data`` has no time dimension, lacks an entry or has one of another
-                shape or type than before, or the number of rows without ids changes.
+                shape or type than before, an action leaves [-1, 1], or the number of rows without
+                ids changes.
             FloatingPointError: if an entry to be kept is NaN or infinite.
             ReplayError: if a trajectory does not go on where it was, or an episode terminated
                 although ``episodic`` is false. Whatever is raised, nothing is stored.
@@ -196,8 +210,9 @@ class EpisodeReplay:
             ids, steps = ids[place], steps[place.to(self.device)]
         if not len(ids):
             return 0
+        convert_steps(steps, self._action_key)
         self._check_kinds(steps)
-        self._check_finite(steps, data.shape, place)
+        self._check_numbers(steps, data.shape, place)
         self._check_terminations(steps, data.shape, place)
         self._frames.measure(steps)
         if self._open.num_frames != self._frames.num_frames:  # now known
@@ -207,6 +222,7 @@ class EpisodeReplay:
         self._store(ended, lengths)
         return len(lengths)
 
+    @normal_mode
     def sample(self) -> TensorDictBase:
         """Draw a batch of slices.
 
@@ -233,6 +249,7 @@ class EpisodeReplay:
             transitions = transitions.to(self.sample_device)
         return self._frames.join(transitions.reshape(self.batch_size, -1))
 
+    @normal_mode
     def truncate(self) -> int:
         """End the open episodes where they are, as truncated ones.
 
@@ -269,6 +286,7 @@ class EpisodeReplay:
             "open": self._open.state_dict(),
         }
 
+    @normal_mode
     def load_state_dict(self, state: dict[str, Any], begin: int, pieces: Iterable[Any]) -> None:
         """Fill an empty replay: afterwards it draws what the saved one would have drawn.
 
@@ -370,11 +388,12 @@ class EpisodeReplay:
                     f"{type_before} before."
                 )
 
-    def _check_finite(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
-        """Name the first agent step that is not finite."""
+    def _check_numbers(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
+        """Name the first agent step with a number that is not finite, or an action out of range."""
         entries = {key: steps[key] for key in self._finite_keys}
         numbers = {key: value for key, value in entries.items() if value.dtype != torch.bool}
-        if torch.stack([value.isfinite().all() for value in numbers.values()]).all():
+        far = (entries[self._action_key].abs() > 1 + 1e-6).flatten(1).any(1)  # 1e-6 is rounding
+        if torch.stack([*(value.isfinite().all() for value in numbers.values()), ~far.any()]).all():
             return  # as ever, and the device is waited for once
         for key, value in numbers.items():
             bad = ~value.isfinite().reshape(len(steps), -1).all(-1)
@@ -382,6 +401,11 @@ class EpisodeReplay:
                 raise FloatingPointError(
                     f"{key!r} contains NaN or infinity {self._first(bad, shape, place)}."
                 )
+        largest = entries[self._action_key].abs().max().item()
+        raise ValueError(
+            f"{self._action_key!r} reaches {largest:.4g} {self._first(far, shape, place)}; actions "
+            "are in [-1, 1] here, so scale them to the bounds that the environment has."
+        )
 
     def _check_terminations(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
         terminated = steps["next", "terminated"].flatten()

@@ -12,6 +12,7 @@ from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task, unknown
+from torchrl_tdmpc.torchrl_series import wrapped_env
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ def dmcontrol_task(name: str, episode_length: int | None = None, pixels: bool = 
         name=published_name(domain, task),
         backend="dmcontrol",
         # the suite has no public name for its limit, and ends episodes by it alone
-        facts=lambda base: Facts(time_limit=base._env._step_limit, episodic=False),
+        facts=lambda base: Facts(time_limit=wrapped_env(base)._step_limit, episodic=False),
         episode_length=episode_length,
         action_repeat=ACTION_REPEAT,
         base_repeats=True,

@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase, GymWrapper
 from torchrl_tdmpc.envs.gym import InfoReader, import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task
+from torchrl_tdmpc.torchrl_series import wrapped_env
 
 if TYPE_CHECKING:
     import gymnasium
@@ -164,7 +165,7 @@ def _facts(env: EnvBase) -> Facts:
     """
     if not isinstance(env, GymWrapper):
         return Facts()
-    spec = env._env.spec
+    spec = wrapped_env(env).spec
     time_limit = None if spec is None else spec.max_episode_steps
     return Facts(time_limit=time_limit, discount_cap=0.99, rho=0.7)
 

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl_tdmpc.modules.context import Context
 from torchrl_tdmpc.modules.layers import at_least_float32, norm_mish
+from torchrl_tdmpc.modules.params import NetworkParams
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
 __all__ = ["QEnsemble"]
@@ -74,19 +75,20 @@ class QEnsemble(TensorDictModuleBase):
             )
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is {dropout}; it must be in [0, 1].")
+        self.latent_dim = latent_dim
+        self.action_dim = action_dim
+        self.embedding_dim = embedding_dim
         self.num_q = num_q
         self.two_hot = two_hot
         self.dropout = dropout
         self.in_keys = [latent_key, action_key]
         self.out_keys = [value_key]
         widths = (latent_dim + embedding_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
-        self.params = TensorDictParams(
-            TensorDict(
-                {
-                    str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
-                    for i, (fan_in, fan_out) in enumerate(pairwise(widths))
-                }
-            )
+        self.params = NetworkParams.of(
+            {
+                str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
+                for i, (fan_in, fan_out) in enumerate(pairwise(widths))
+            }
         )
         self.reset_parameters()
 

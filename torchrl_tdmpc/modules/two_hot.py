@@ -52,6 +52,12 @@ class SymlogTwoHot:
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest scalar that are coded exactly."""
+        low, high = symexp(torch.tensor([self.vmin, self.vmax], dtype=torch.float64)).tolist()
+        return low, high
+
     def lower_bin(self, scalar: Tensor) -> tuple[Tensor, Tensor]:
         """Where a scalar falls on the support.
 
@@ -67,6 +73,11 @@ class SymlogTwoHot:
         # NaN has no bin: it is given one here, and stays in the share
         lower = position.nan_to_num(0).floor().clamp(0, self.num_bins - 2)
         return lower.long(), position - lower
+
+    def share_beyond(self, scalar: Tensor) -> Tensor:
+        """The share of scalars (any shape) that lie beyond the support and are coded as its end."""
+        x = symlog(scalar)
+        return ((x < self.vmin) | (x > self.vmax)).to(x.dtype).mean()
 
     def encode(self, scalar: Tensor) -> Tensor:
         """Two-hot distribution ``[..., num_bins]`` of scalars ``[..., 1]``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_tdmpc.modules import SymlogTwoHot
 from torchrl_tdmpc.recording.memory import peak_memory_mib
 
 __all__ = ["EVAL_COLUMNS", "RunRecord"]
 
 COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
+LARGEST = ("largest_reward", "largest_td_target")  # metrics of which a row has the largest
 TRAIN_COLUMNS = ("step", "agent_steps", "episode", "return", "length")
 COST_COLUMNS = ("ms_per_step", "peak_memory_mib", "seconds")
 EVAL_COLUMNS = (
@@ -43,6 +46,8 @@ class RunRecord:
         extra: Names of further numbers of an episode, such as ``success``.
         seed: The run's, written into every evaluation row.
         device: Whose peak memory is reported: of the process on the CPU, of PyTorch on CUDA.
+        bins: The support that codes a scalar, by the scalar's name: ``reward``, ``td_target``. The
+            first row whose ``clipped_*`` metric of that name is not 0 warns of it.
 
     Raises:
         ValueError: If a metric is named like another column.
@@ -68,6 +73,7 @@ class RunRecord:
         extra: Sequence[str] = (),
         seed: int = 0,
         device: torch.device | str = "cpu",
+        bins: Mapping[str, SymlogTwoHot] | None = None,
     ):
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
@@ -79,6 +85,7 @@ class RunRecord:
         self.eval_columns = (*EVAL_COLUMNS, *self.extra)
         self.seed = seed
         self.device = torch.device(device)
+        self._unwarned = dict(bins or {})
         self._episode = 0
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, torch.Tensor] = {}
@@ -108,7 +115,9 @@ class RunRecord:
                 raise ValueError(f"metric {name!r} has shape {list(value.shape)}, not a scalar's")
             value = value.detach().reshape(()).to(self.device, torch.float32)
             finite = value.isfinite()
-            self._sums[name] = self._sums.get(name, 0.0) + torch.where(finite, value, 0.0)
+            value = torch.where(finite, value, 0.0)
+            before = self._sums.get(name, torch.zeros_like(value))
+            self._sums[name] = torch.maximum(before, value) if name in LARGEST else before + value
             self._counts[name] = self._counts.get(name, 0.0) + finite
 
     def episodes(
@@ -138,7 +147,9 @@ class RunRecord:
         """
         if not len(returns):
             return []
-        shared = {"step": step, "agent_steps": agent_steps, **self._take_averages()}
+        averages = self._take_averages()
+        self._warn_of_clipping(averages)
+        shared = {"step": step, "agent_steps": agent_steps, **averages}
         if (ms_per_step := self._take_ms_per_step(step)) is not None:
             shared["ms_per_step"] = ms_per_step
         shared |= {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
@@ -224,11 +235,26 @@ class RunRecord:
             return {}
         both = torch.stack([*self._sums.values(), *self._counts.values()]).reshape(2, -1)
         averages = {
-            name: total if name in COUNTS else total / count if count else math.nan
+            name: total if name in (*COUNTS, *LARGEST) else total / count if count else math.nan
             for name, total, count in zip(self._sums, *both.tolist(), strict=True)
         }
         self._sums, self._counts = {}, {}
         return averages
+
+    def _warn_of_clipping(self, averages: Mapping[str, float]) -> None:
+        """Say once of each scalar that it left its bins, how far, and what to set."""
+        for name, bins in list(self._unwarned.items()):
+            if averages.get(f"clipped_{name}", 0.0) > 0:
+                del self._unwarned[name]
+                low, high = bins.ends
+                largest = averages[f"largest_{name}"]
+                end = math.ceil(math.log1p(largest))
+                warnings.warn(
+                    f"{name.replace('_', ' ')}s reach {largest:.4g} in magnitude, but the bins end "
+                    f"at {low:.4g} and {high:.4g} and code what lies beyond as their end: set "
+                    f"vmin to {-end} and vmax to {end}, or scale the rewards.",
+                    stacklevel=3,
+                )
 
     def _take_ms_per_step(self, step: int) -> float | None:
         """Milliseconds of unpaused time per environment step since the last call."""

@@ -26,7 +26,7 @@ from torchrl_tdmpc.checkpoints import (
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, has_lost_processes, make_env
 from torchrl_tdmpc.objectives import TDMPC2Loss
-from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import CsvFiles, LoggerRows, Progress, ReturnsPlot, RunRecord
 from torchrl_tdmpc.trainers import schedule
 from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
@@ -193,8 +193,13 @@ class OnlineTrainer:
         self._collector_state = CollectorState(self.collector)
         callbacks = list(callbacks)
         metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
+        model, q_ensemble = update.loss.world_model, update.loss.q_ensemble
         self.record = RunRecord(
-            metrics, extra=list(task.extra_names), seed=seed, device=self.device
+            metrics,
+            extra=list(task.extra_names),
+            seed=seed,
+            device=self.device,
+            bins={"reward": model.two_hot, "td_target": q_ensemble.two_hot},
         )
         self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
         self.replay_log = None
@@ -447,5 +452,5 @@ def _make_loss(task: Task, networks: Networks, device: torch.device) -> TDMPC2Lo
 
 
 def _make_planner(task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
-    env = LatentEnv(loss.world_model, task.action_dim)
-    return TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=loss.discount)
+    networks = loss.world_model, loss.policy_prior, loss.q_ensemble
+    return TDMPC2Planner(*networks, discount=loss.discount)

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_tdmpc.modules import Context, Execution
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
 __all__ = ["TDMPC2Update", "count_parameters"]
 
@@ -39,7 +39,8 @@ class TDMPC2Update:
         execution: how the losses are computed: compiled or not, and in which precision.
 
     Raises:
-        ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
+        ValueError: a setting out of its range, a loss that is not reduced to a scalar, or an
+            auxiliary one that does not fit.
 
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
@@ -95,6 +96,9 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
+        for one in auxiliary:
+            if isinstance(one, MultiGammaValueLoss):
+                one.refuse_misfit(loss)
         self.loss = loss
         self.auxiliary = list(auxiliary)
         self.auxiliary_names = [_loss_key(one).removeprefix("loss_") for one in auxiliary]
@@ -121,12 +125,8 @@ class TDMPC2Update:
         device = next(loss.q_ensemble.parameters()).device
         self._model_losses = execution.prepare(_model_losses, device)
         self._actor_loss = execution.prepare(type(loss).actor_loss, device)
-        with_targets = [
-            one
-            for one in (loss, *self.auxiliary)
-            if any(name.startswith("target_") for name in one.state_dict())
-        ]
-        self.target_updates = [_soft_update(one, tau) for one in with_targets]
+        self.tau = tau
+        self._make_target_updates()
         self.metric_names = [
             *loss.out_keys,
             "grad_norm_model",
@@ -136,6 +136,18 @@ class TDMPC2Update:
         ]
         if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
             raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_target_updates()  # those that were copied move copies of the targets
+
+    def _make_target_updates(self) -> None:
+        """One for the Q-functions, and one for each auxiliary loss that has targets."""
+        self.target_updates = [
+            _soft_update(one, self.tau)
+            for one in (self.loss, *self.auxiliary)
+            if any(name.startswith("target_") for name in one.state_dict())
+        ]
 
     @property
     def components(self) -> dict[str, Any]:
