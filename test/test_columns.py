@@ -132,11 +132,12 @@ def test_every_column_of_train_csv(run):
 
 
 def averages(metrics):
-    """Of the finite values of each metric; counts are added up."""
+    """Of the finite values of each metric; counts are added up, the largest stay."""
     if not metrics:
         return {}
     columns = {name: torch.stack([one[name] for one in metrics]).double() for name in metrics[0]}
     means = {name: column.nanmean().item() for name, column in columns.items()}
+    means |= {name: columns[name].max().item() for name in ("largest_reward", "largest_td_target")}
     return means | {"skipped_updates": columns["skipped_updates"].sum().item()}
 
 

@@ -20,12 +20,14 @@ from wiring import EXPECTED, FOLDER, ROWS, InProcesses, Wandb
 
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.cli.parts import make_trainer
-from torchrl_tdmpc.cli.settings import default_settings, leaves
+from torchrl_tdmpc.cli.settings import default_settings, leaves, settle
 from torchrl_tdmpc.cli.train import train
-from torchrl_tdmpc.envs import factory
+from torchrl_tdmpc.data import write_episodes
+from torchrl_tdmpc.data.dataset import stored_episodes
+from torchrl_tdmpc.envs import factory, make_env
 from torchrl_tdmpc.modules import ModelSize
 from torchrl_tdmpc.recording import loggers
-from torchrl_tdmpc.trainers import evaluate, online
+from torchrl_tdmpc.trainers import build_replay, evaluate, online
 
 
 class Watch:
@@ -133,6 +135,16 @@ def test_pixels_arrive(tmp_path):
 def test_what_wandb_is_told_arrives(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, "WandbLogger", Wandb)
     check("logged", composed("logged", tmp_path, **{"logger.backend": "wandb"}))
+
+
+def test_stored_episodes_arrive(tmp_path):
+    settings = {"env.backend": "function", "env.task": "walks:Walk", "env.episode_length": 5}
+    _, task = settle(configured("stored", tmp_path, **settings, **{"replay.load": None}))
+    replay = build_replay(task, horizon=3, steps=5)
+    replay.extend(make_env(task).rollout(5))
+    write_episodes(tmp_path, stored_episodes(replay), [task.name])
+    run = composed("stored", tmp_path, **settings, **{"output_dir": str(tmp_path / "run")})
+    check("stored", run)
 
 
 def test_the_checkpoint_to_go_on_from_arrives(trained, tmp_path):

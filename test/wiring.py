@@ -359,6 +359,12 @@ ROWS = {
         },
         "logger.artifact": (True, lambda run: callback(run, "LoggerRows").artifact),
     },
+    "stored": {
+        "replay.load": (
+            FOLDER,
+            lambda run: str(run.folder) if run.trainer.replay.num_transitions == 6 else None,
+        )
+    },
     "resumed": {"resume": (FOLDER, lambda run: str(run.trainer.resume.parents[1]))},
 }
 EXPECTED = {key: row[0] for rows in ROWS.values() for key, row in rows.items()}

@@ -158,8 +158,8 @@ class OnlineTrainer:
         self.device = torch.device(device)
         if resume is not None and output_dir is None:
             raise ValueError(
-                f"resume is {str(resume)!r}, but output_dir is None; a run is resumed in the folder "
-                "that it wrote to."
+                f"resume is {str(resume)!r}, but output_dir is None; a run is resumed in the "
+                "folder that it wrote to."
             )
         self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
 
