@@ -9,7 +9,12 @@ from omegaconf import OmegaConf
 from runs import configure, rows, without_times
 from torchrl.envs import SerialEnv
 
-from torchrl_tdmpc.checkpoints import checkpoint, newest_checkpoint, read_metadata
+from torchrl_tdmpc.checkpoints import (
+    checkpoint,
+    find_checkpoint,
+    newest_checkpoint,
+    read_metadata,
+)
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import settle
 from torchrl_tdmpc.recording import plots
@@ -48,9 +53,9 @@ def make():
     config, task = settle(configure(*SMALL))
 
     def make(folder):
-        return make_trainer(
-            OmegaConf.merge(config, {"output_dir": str(folder), "resume": "auto"}), task
-        )
+        found = find_checkpoint("auto", folder)
+        place = {"output_dir": str(folder), "resume": found and str(found)}
+        return make_trainer(OmegaConf.merge(config, place), task)
 
     return make
 
