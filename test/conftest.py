@@ -25,6 +25,7 @@ SLOW = {
     "test_multi_gamma_run",
     "test_parity",
     "test_resume",
+    "test_signals",
 }
 
 

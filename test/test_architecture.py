@@ -22,7 +22,7 @@ ALLOWED = {
     "objectives": {"modules"},
     "planners": {"modules"},
     "checkpoints": {*BOTTOM, "objectives", "planners"},
-    "recording": {*BOTTOM, "objectives", "planners"},
+    "recording": {*BOTTOM, "objectives", "planners", "checkpoints"},
     "trainers": BELOW_TRAINERS,
     "cli": {*BELOW_TRAINERS, "trainers"},
 }

@@ -288,3 +288,31 @@ def test_a_part_that_is_not_there_or_does_not_fit_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path, {"loss": wide}, part="world_model.encoder")
     torch.testing.assert_close(wide.state_dict(), before, rtol=0, atol=0)
+
+
+def test_only_a_whole_regular_file_with_a_small_manifest_is_read(tmp_path):
+    run = Run(seed=0)
+    path = save_checkpoint(tmp_path, 1, {"loss": run.loss})
+    os.mkfifo(tmp_path / "fifo")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "bomb", "w") as copy:
+        for entry in source.infolist():
+            copy.writestr(entry.filename, source.read(entry), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "long", "w") as archive:
+        archive.writestr("manifest.json", b" " * (2**24 + 1))
+    for name, content in (("list", b"[1]"), ("word", b"{"), ("deep", b"[" * 10**5)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("manifest.json", content)
+    told = {"fifo": "is no regular file", "bomb": "an entry is compressed", "long": "more than 16,"}
+    for name in ("fifo", "bomb", "long", "list", "word", "deep"):
+        with pytest.raises(CheckpointError, match=told.get(name, "is no checkpoint")) as error:
+            load_checkpoint(tmp_path / name, {"loss": run.loss})
+        assert "\n" not in str(error.value)
+
+
+def test_another_shape_is_told_in_one_sentence(tmp_path):
+    path = save_checkpoint(tmp_path, 1, Run(seed=0).components)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path, Run(seed=0, num_cells=4).components)
+    message = str(error.value)
+    assert "[8, 3] in the file and [4, 3] here" in message and "\n" not in message
+    assert str(path) in message and len(message) < 400

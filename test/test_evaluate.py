@@ -107,7 +107,17 @@ def test_an_official_checkpoint_is_evaluated_and_filmed(watched, capsys, tmp_pat
         (["checkpoint=bare"], ("bare carries no configuration",)),
         (["checkpoint=checkpoints", "eval.episodes=0"], ("eval.episodes is 0",)),
         (["checkpoint=checkpoints", "video=maybe"], ("eval.video", "maybe", "true or false")),
-        (["checkpoint=checkpoints", "eval.epsiodes=2"], ("eval.epsiodes", "no such setting")),
+        (["checkpoint=checkpoints", "eval.epsiodes=2"], ("eval.epsiodes", "mean eval.episodes?")),
+        (["checkpoint=checkpoints", "~eval.episodes"], ("~eval.episodes would remove a setting",)),
+        (["checkpoint=checkpoints", "eval.episodes"], ("eval.episodes is no setting", "KEY=VALUE")),
+        (["checkpoint=checkpoints", "eval=3"], ("eval.interval is not given",)),
+        (["checkpoint=checkpoints", "seed=["], ("seed=[ cannot be read as settings",)),
+        (["checkpoint="], ("checkpoint is ''",)),
+        (
+            ["checkpoint=checkpoints", "env.task=walker-stand"],
+            ("[5] and acts with 1", "[24] and 6"),
+        ),
+        (["checkpoint=checkpoints", "model.size=5", "model.num_q=5"], ("[2, ", "[5, ", "differ")),
         (["checkpoint=checkpoints", "model.latent_dim=24"], ("component 'loss'",)),
     ],
 )
@@ -120,6 +130,49 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(watched, arguments, w
         command.run(arguments)
     message = str(error.value)
     assert message.startswith("error: ") and all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (
+            {"backend": "function", "task": "somebody:run"},
+            ("env.task=somebody:run", "module someb"),
+        ),
+        (
+            {"backend": "gym", "task": "somebody:Id-v1"},
+            ("env.task=somebody:Id-v1", "module somebo"),
+        ),
+        ({"task": "${oc.env:HOME}"}, ("the configuration in", "none that a run writes")),
+    ],
+)
+def test_no_code_runs_because_a_checkpoint_says_so(tmp_path, env, words, monkeypatch):
+    (tmp_path / "somebody.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nrun = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    metadata = {"agent_steps": 1, "config": {"env": env}}
+    path = save_checkpoint(tmp_path, 1, {}, metadata=metadata)
+    with pytest.raises(SystemExit) as error:
+        command.run([f"checkpoint={path}"])
+    message = str(error.value)
+    assert all(word in message for word in words) and "\n" not in message
+    assert not (tmp_path / "imported").exists()
+    if env.get("backend") == "function":  # who names it, means it
+        with pytest.raises(SystemExit, match="somebody has no 'run'"):
+            command.run([f"checkpoint={path}", "env.task=somebody:run"])
+        assert (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_shown(option, capsys):
+    command.run([option])
+    assert "tdmpc2-evaluate checkpoint=PATH" in capsys.readouterr().out
+
+
+def test_the_traceback_is_shown_on_request(monkeypatch, tmp_path):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        command.run([f"checkpoint={tmp_path / 'absent'}"])
 
 
 class Observant(torch.nn.Module):

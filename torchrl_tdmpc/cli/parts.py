@@ -59,6 +59,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "seed_steps": config.train.seed_steps,
         "num_envs": config.env.num_envs,
         "workers": config.env.workers,
+        "env_timeout": config.env.timeout,
         "model": OmegaConf.to_container(config.model),
         "eval_interval": config.eval.interval,
         "eval_episodes": config.eval.episodes,

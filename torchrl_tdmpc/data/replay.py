@@ -104,8 +104,10 @@ class EpisodeReplay:
     ):
         if horizon < 1:
             raise ValueError(f"horizon {horizon} is too short for a slice; choose at least 1.")
-        if batch_size < 1:
+        if not batch_size >= 1:
             raise ValueError(f"batch_size {batch_size} is too small; choose at least 1.")
+        if batch_size > 1_000_000:
+            raise ValueError(f"batch_size {batch_size} is too large; choose at most 1,000,000.")
         if frame_channels is not None and (frame_channels < 1 or len(observation_keys) != 1):
             raise ValueError(
                 f"frame_channels {frame_channels} with observation_keys {list(observation_keys)}; "

@@ -42,8 +42,8 @@ class QEnsemble(TensorDictModuleBase):
         value_key: where the decoded values ``[..., Q]`` are written by ``forward``.
 
     Raises:
-        ValueError: fewer than two Q-functions (every bootstrap draws a pair), or a probability
-            outside [0, 1].
+        ValueError: fewer than two Q-functions (every bootstrap draws a pair) or more than 1000, or
+            a probability outside [0, 1).
 
     Examples:
         >>> q_ensemble = QEnsemble(latent_dim=16, action_dim=3, mlp_dim=32, num_q=5)
@@ -69,12 +69,13 @@ class QEnsemble(TensorDictModuleBase):
         value_key: NestedKey = "state_action_value",
     ):
         super().__init__()
-        if num_q < 2:
+        if not 2 <= num_q <= 1000:
             raise ValueError(
-                f"num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
+                f"num_q is {num_q}; it must be at least 2, because pairs are drawn from them, "
+                "and at most 1000."
             )
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is {dropout}; it must be in [0, 1].")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it must be in [0, 1).")
         self.latent_dim = latent_dim
         self.action_dim = action_dim
         self.embedding_dim = embedding_dim

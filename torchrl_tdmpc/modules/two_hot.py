@@ -11,6 +11,8 @@ from torchrl_tdmpc.modules.layers import at_least_float32
 
 __all__ = ["SymlogTwoHot", "symexp", "symlog"]
 
+LARGEST_BIN = 80  # in symlog space: 5.5e34
+
 
 def symlog(x: Tensor) -> Tensor:
     """``sign(x) log(1 + |x|)`` (arXiv 2301.04104)."""
@@ -34,7 +36,8 @@ class SymlogTwoHot:
         vmax: highest bin, in symlog space. Scalars beyond the support are coded as its end.
 
     Raises:
-        ValueError: fewer than two bins, or an empty support.
+        ValueError: fewer than two bins or more than 100,000, an empty support, or one whose ends
+            float32 cannot hold outside symlog space.
 
     Examples:
         >>> two_hot = SymlogTwoHot(num_bins=5, vmin=-2, vmax=2)
@@ -47,8 +50,16 @@ class SymlogTwoHot:
     vmax: float = 10.0
 
     def __post_init__(self):
-        if self.num_bins < 2:
-            raise ValueError(f"num_bins is {self.num_bins}; it must be at least 2.")
+        if not 2 <= self.num_bins <= 100_000:
+            raise ValueError(
+                f"num_bins is {self.num_bins}; it must be at least 2 and at most 100,000."
+            )
+        for name in ("vmin", "vmax"):
+            if not abs(getattr(self, name)) <= LARGEST_BIN:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be in [-{LARGEST_BIN}, "
+                    f"{LARGEST_BIN}], beyond which float32 ends."
+                )
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
 

@@ -14,7 +14,16 @@ from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules.params import NetworkParams
 
-__all__ = ["FunctionalLoss", "next_key", "refuse_batch", "rho_weights", "termination_statistics"]
+LARGEST_COEFFICIENT = 1e6  # of a loss; more leaves nothing of the others
+
+__all__ = [
+    "LARGEST_COEFFICIENT",
+    "FunctionalLoss",
+    "next_key",
+    "refuse_batch",
+    "rho_weights",
+    "termination_statistics",
+]
 
 
 class FunctionalLoss(LossModule):
@@ -62,11 +71,12 @@ class FunctionalLoss(LossModule):
     def _refuse_coefficient(self, name: str, value: float | Tensor) -> float:
         """The number that a coefficient is to have; refused if it is none or out of its range."""
         largest = self.coefficient_limits[name]
-        allowed = "at least 0 and finite" if largest == math.inf else f"in [0, {largest:g}]"
         is_scalar = value.numel() == 1 if isinstance(value, Tensor) else _is_number(value)
         number = float(value) if is_scalar else math.nan
-        if not (0 <= number <= largest and math.isfinite(number)):
-            raise ValueError(f"{name} is {value}; it must be {allowed}.")
+        if not 0 <= number <= largest:  # NaN is not either
+            raise ValueError(
+                f"{name} is {value}; it must be at least 0 and at most {largest:,.0f}."
+            )
         return number
 
     def _weights_of(self, name: str) -> AbstractContextManager:

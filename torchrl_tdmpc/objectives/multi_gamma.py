@@ -15,7 +15,12 @@ from torch import Tensor
 
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 from torchrl_tdmpc.modules.value_heads import AuxiliaryValueHeads
-from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
+from torchrl_tdmpc.objectives.common import (
+    LARGEST_COEFFICIENT,
+    FunctionalLoss,
+    next_key,
+    rho_weights,
+)
 from torchrl_tdmpc.objectives.tdmpc2 import TDMPC2Loss
 
 __all__ = ["MultiGammaValueLoss"]
@@ -90,7 +95,7 @@ class MultiGammaValueLoss(FunctionalLoss):
     heads_params: TensorDictParams
     target_heads_params: TensorDictParams
 
-    coefficient_limits = {"rho": 1.0, "loss_weight": math.inf}
+    coefficient_limits = {"rho": 1.0, "loss_weight": LARGEST_COEFFICIENT}
 
     def __init__(
         self,

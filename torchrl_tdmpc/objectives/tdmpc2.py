@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +19,7 @@ from torchrl_tdmpc.modules import (
     refuse_misfit,
 )
 from torchrl_tdmpc.objectives.common import (
+    LARGEST_COEFFICIENT,
     FunctionalLoss,
     next_key,
     refuse_batch,
@@ -126,11 +126,11 @@ class TDMPC2Loss(FunctionalLoss):
 
     coefficient_limits = {
         "rho": 1.0,
-        "consistency_coef": math.inf,
-        "reward_coef": math.inf,
-        "value_coef": math.inf,
-        "termination_coef": math.inf,
-        "entropy_coef": math.inf,
+        "consistency_coef": LARGEST_COEFFICIENT,
+        "reward_coef": LARGEST_COEFFICIENT,
+        "value_coef": LARGEST_COEFFICIENT,
+        "termination_coef": LARGEST_COEFFICIENT,
+        "entropy_coef": LARGEST_COEFFICIENT,
     }
 
     def __init__(

@@ -144,11 +144,12 @@ class TDMPC2Planner(MPCPlannerBase):
     def _refuse_bad_arguments(self) -> None:
         self.world_model.refuse_discount("planner.discount", self.discount)
         limits = {
-            "horizon": (self.horizon >= 1, "at least 1"),
+            "horizon": (1 <= self.horizon <= 1000, "at least 1 and at most 1000"),
             "iterations": (
-                isinstance(self.iterations, int) and self.iterations >= 1,
-                "'auto' or at least 1",
+                isinstance(self.iterations, int) and 1 <= self.iterations <= 1000,
+                "'auto' or at least 1 and at most 1000",
             ),
+            "num_samples": (1 <= self.num_samples <= 1_000_000, "from 1 to 1,000,000"),
             "num_elites": (
                 1 <= self.num_elites <= self.num_samples,
                 f"between 1 and num_samples = {self.num_samples}",
@@ -157,8 +158,9 @@ class TDMPC2Planner(MPCPlannerBase):
                 0 <= self.num_pi_trajs <= self.num_samples,
                 f"between 0 and num_samples = {self.num_samples}",
             ),
+            "max_std": (0 < self.max_std <= 100, "in (0, 100]"),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
-            "temperature": (self.temperature > 0, "positive"),
+            "temperature": (0 < self.temperature <= 1e6, "positive and at most 1,000,000"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:

@@ -10,6 +10,7 @@ from tensordict import TensorDict, unravel_key
 
 from torchrl_tdmpc.data import DatasetError, EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.modules.memory import refuse_beyond_memory
 
 __all__ = ["build_replay"]
 
@@ -45,6 +46,7 @@ def build_replay(
 
     Raises:
         DatasetError: the episodes are of other tasks or shapes.
+        ValueError: a size out of its range, or one that the machine has no memory for.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -61,8 +63,10 @@ def build_replay(
     if episodes is not None:
         most += episodes.num_steps + num_frames * episodes.num_episodes
     capacity = min(capacity, max(most, horizon + num_frames))
+    num_bytes = capacity * _bytes(task, num_frames)
+    refuse_beyond_memory(f"capacity is {capacity:,}; its transitions", num_bytes)
     if device == "auto":
-        device = _fitting_device(capacity * _bytes(task, num_frames), networks_device)
+        device = _fitting_device(num_bytes, networks_device)
     replay = EpisodeReplay(
         capacity=capacity,
         horizon=horizon,

@@ -82,9 +82,17 @@ class TDMPC2Update:
         execution: Execution = Execution(),
     ):
         limits = {
-            "lr": (lr, lr > 0, "positive"),
-            "enc_lr_scale": (enc_lr_scale, enc_lr_scale >= 0, "at least 0"),
-            "grad_clip_norm": (grad_clip_norm, grad_clip_norm > 0, "positive"),
+            "lr": (lr, 0 < lr <= 1, "positive and at most 1"),
+            "enc_lr_scale": (
+                enc_lr_scale,
+                0 <= enc_lr_scale <= 1000,
+                "at least 0 and at most 1000",
+            ),
+            "grad_clip_norm": (
+                grad_clip_norm,
+                0 < grad_clip_norm <= 1e12,
+                "positive and at most 1e12",
+            ),
             "tau": (tau, 0 < tau <= 1, "in (0, 1]"),
         }
         for name, (value, holds, allowed) in limits.items():
