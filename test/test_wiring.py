@@ -117,7 +117,7 @@ def newest(run):
 
 
 def test_how_a_run_is_computed_arrives(tmp_path, monkeypatch):
-    monkeypatch.setattr(factory, "ParallelEnv", InProcesses)
+    monkeypatch.setattr(factory, "ProcessEnv", InProcesses)
     check("composed", composed("composed", tmp_path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -121,10 +122,11 @@ def wandb(run):
 
 
 class InProcesses(SerialEnv):
-    """In place of TorchRL's, whose processes take seconds to start."""
+    """In place of environments whose processes take seconds to start."""
 
-    def __init__(self, *arguments, num_threads, **settings):
-        super().__init__(*arguments, **settings)
+    def __init__(self, make, seeds, device):
+        makers = [functools.partial(make, seed) for seed in seeds]
+        super().__init__(len(seeds), makers, device=device)
 
 
 # ------------------------------------------------------------------ the table
@@ -172,6 +174,7 @@ ROWS = {
             lambda run: run.trainer.replay.episodic,
             lambda run: run.trainer.update.loss.world_model.episodic,
         ),
+        "env.timeout": (600, lambda run: run.trainer.patience.seconds),
         "env.num_envs": (
             2,
             lambda run: run.trainer.num_envs,
