@@ -176,14 +176,16 @@ def test_the_traceback_is_shown_on_request(monkeypatch, tmp_path):
 
 
 class Observant(torch.nn.Module):
-    """Acts wildly, and keeps the exploration types that it acts under."""
+    """Acts wildly; keeps how it was asked: under which exploration types, for how many at once."""
 
     def __init__(self):
         super().__init__()
         self.modes = set()
+        self.sizes = []
 
     def forward(self, observation):
         self.modes.add(exploration_type())
+        self.sizes.append(len(observation))
         return torch.sin(1e4 * observation[..., :3])
 
 
@@ -201,6 +203,7 @@ def test_an_evaluation_does_not_explore(observant):
 def test_each_episode_counts_up_to_its_own_end(observant):
     task = load_task("gym", "Hopper-v5", episode_length=60)
     rows = evaluate(observant, task, episodes=4, seed=5)
+    assert observant.module.sizes == max(row["length"] for row in rows) * [4]
     seeds = np.random.SeedSequence(5).generate_state(4).tolist()
     alone = [task.make(seed).rollout(99, observant) for seed in seeds]
     lengths = [row["length"] for row in rows]

@@ -8,13 +8,14 @@ import time
 import traceback
 
 import pytest
+from torchrl.collectors import Collector
 from torchrl.envs import SerialEnv
 from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
 
 from torchrl_tdmpc import OnlineTrainer
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.envs import load_task, make_task
-from torchrl_tdmpc.trainers import CollectionError, patience
+from torchrl_tdmpc.trainers import CollectionError, online, patience
 
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
 
@@ -174,7 +175,15 @@ def test_without_a_folder_nothing_is_said_to_be_saved():
     assert str(error.value) == said
 
 
-def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch):
+class StaysOpen(Collector):
+    """One that does not shut down when its environments fail."""
+
+    def __iter__(self):
+        yield from self.iterator()
+
+
+@pytest.mark.parametrize("kind", [Collector, StaysOpen])
+def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch, kind):
     """Those of DMControl can tell their state, but not whether they took the step."""
 
     def begin(**settings):
@@ -182,6 +191,7 @@ def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch)
         sizes = {"model": MODEL, "steps": 16, "seed_steps": 8, "eval_episodes": 0}
         return OnlineTrainer(task, output_dir=tmp_path, **sizes, **settings)
 
+    monkeypatch.setattr(online, "Collector", kind)
     trainer, step = begin(), SerialEnv._step
 
     def failing_step(self, tensordict):

@@ -71,7 +71,7 @@ def test_nan_values_count_as_zero_and_are_counted():
             return self.network(latent, action).masked_fill(lost, float("nan"))
 
     world_model.reward_head = SometimesNaN(world_model.reward_head)
-    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=20)
+    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=24)
     data = tiny_planner_input(ENVS)
     latent = planner.world_model.encode(data["observation"])
     draws = planner.draw(latent)

@@ -204,7 +204,7 @@ def test_batch_carries_exactly_the_layout_of_a_transition():
 def test_nested_keys():
     keys = [("agent", "position"), "goal"]
     replay = EpisodeReplay(
-        capacity=20, horizon=2, batch_size=8, observation_keys=keys, action_key=("agent", "action")
+        capacity=20, horizon=2, batch_size=64, observation_keys=keys, action_key=("agent", "action")
     )
     data = finished(6).exclude("action", "observation", ("next", "observation"))
     count = torch.arange(6.0).reshape(1, 6, 1)

@@ -108,7 +108,8 @@ class RunRecord:
         for name, value in metrics.items():
             if name not in self.metrics:
                 raise ValueError(
-                    f"metric {name!r} was not declared; declared: {list(self.metrics)}"
+                    f"metric {name!r} has no column; name it in the out_keys of its loss, or in "
+                    "the metric_names of its callback."
                 )
             if value.numel() != 1:
                 raise ValueError(f"metric {name!r} has shape {list(value.shape)}, not a scalar's")

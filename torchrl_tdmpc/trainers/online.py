@@ -40,7 +40,7 @@ from torchrl_tdmpc.trainers.failures import (
     summary,
     who_failed,
 )
-from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
@@ -166,6 +166,11 @@ class OnlineTrainer:
         self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
         self.seed = seed
         self.device = torch.device(device)
+        if resume is not None and output_dir is None:
+            raise ValueError(
+                f"resume is {str(resume)!r}, but output_dir is None; a run is resumed in the "
+                "folder that it wrote to."
+            )
         self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
 
         if networks is None and loss is None and update is None:
@@ -228,7 +233,13 @@ class OnlineTrainer:
             CollectionError: an environment failed, gave no answer or its process died, in training
                 or in an evaluation; what there was is saved.
             OSError: the last checkpoint could not be written.
+            ValueError: a callback with metrics was added after the columns were chosen.
         """
+        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
+            raise ValueError(
+                f"metric_names {sorted(late)} have no columns, because their callback was added "
+                "later; give it to the trainer among its callbacks."
+            )
         with self.interrupt, self.patience, self._ending():
             self._resume()
             self.callbacks.on_begin(self)
@@ -299,7 +310,7 @@ class OnlineTrainer:
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
-        except KeyboardInterrupt:
+        except LeftEarly:
             return
         except Exception as error:
             self._end_evaluation(error)
