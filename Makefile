@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NIGHTLY := .venv-nightly/.nightly
+MUTANTS := $(VENV)/.mutants
 VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' setup.py)
 TRAIN := python examples/tdmpc2_multigamma.py
 TEST := python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc
@@ -13,7 +14,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-fast test-pythons test-nightly lint bench clean interpreter
+.PHONY: help train test test-fast test-pythons test-nightly lint bench mutants clean interpreter
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -54,6 +55,9 @@ lint: $(STAMP) ## Check style and format.
 bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" measures a part.
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
+mutants: $(MUTANTS) ## Put mistakes into a copy of the library, and see which the tests notice (up to 2 hours).
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
+
 clean: ## Remove .venv and its like, build products and caches (never the outputs of runs).
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -83,6 +87,10 @@ $(STAMP): setup.py constraints.txt | interpreter
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,cli,test,lint]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps dm-control
+	@touch $@
+
+$(MUTANTS): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[mutants]'
 	@touch $@
 
 # The same, and then the other series in TorchRL's place.

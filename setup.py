@@ -26,9 +26,11 @@ HYDRA = [
     "hydra-core>=1.4.0rc3,<2; python_version >= '3.14'",
 ]
 CLI = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
+SWEEP = ["hydra-joblib-launcher>=1.2"]  # runs side by side
 LINT = ["ruff>=0.12"]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
-TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO]
+MUTANTS = ["cosmic-ray>=8.7,<9"]  # puts mistakes into the library, for make mutants
+TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO, *SWEEP]
 
 setup(
     name="torchrl_tdmpc",
@@ -42,6 +44,8 @@ setup(
         "console_scripts": [
             "tdmpc2-train=torchrl_tdmpc.cli:tdmpc2_train",
             "tdmpc2-evaluate=torchrl_tdmpc.cli:tdmpc2_evaluate",
+            "tdmpc2-dataset=torchrl_tdmpc.cli:tdmpc2_dataset",
+            "tdmpc2-report=torchrl_tdmpc.cli:tdmpc2_report",
         ]
     },
     install_requires=[
@@ -56,8 +60,10 @@ setup(
         "tensorboard": TENSORBOARD,
         "wandb": WANDB,
         "video": VIDEO,
+        "sweep": SWEEP,
         "lint": LINT,
         "test": TEST,
+        "mutants": [*TEST, *MUTANTS],
         "docs": ["pytest>=8.0", *CLI, *GYM],  # runs every block of code in the documentation
     },
     classifiers=[

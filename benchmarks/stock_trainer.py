@@ -41,7 +41,7 @@ def main() -> None:
             else:
                 OnlineTrainer(task, **parts, **settings, eval_episodes=0).train()
             minutes = (time.monotonic() - begin) / 60
-            returns, _ = evaluate(planner, task, episodes=10, seed=12_345)
+            returns = [row["return"] for row in evaluate(planner, task, episodes=10, seed=12_345)]
             cells += [f"{sum(returns) / len(returns):.1f}", f"{minutes:.1f}"]
         print(f"| {seed} | " + " | ".join(cells) + " |", flush=True)
 

@@ -15,7 +15,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from torchrl.trainers import Trainer
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner, TDMPC2Update, evaluate
+from torchrl_tdmpc import TDMPC2Loss, TDMPC2Planner, TDMPC2Update, evaluate
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, load_task, make_env
 from torchrl_tdmpc.trainers import UpdateStepper, build_networks, discount_heuristic
@@ -29,8 +29,8 @@ def make_parts(task: Task, *, steps: int) -> tuple[TDMPC2Update, TDMPC2Planner, 
     """What learns, what acts and what is remembered, of new networks."""
     discount = discount_heuristic(task.episode_length, task.discount_cap)
     loss = TDMPC2Loss(*build_networks(task, MODEL), discount=discount, rho=task.rho)
-    env = LatentEnv(loss.world_model, task.action_dim)
-    planner = TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=discount, **PLANNER)
+    networks = loss.world_model, loss.policy_prior, loss.q_ensemble
+    planner = TDMPC2Planner(*networks, discount=discount, **PLANNER)
     replay = EpisodeReplay(capacity=steps, horizon=3, batch_size=128, episodic=task.episodic)
     return TDMPC2Update(loss), planner, replay
 
@@ -86,7 +86,7 @@ def main() -> None:
     update, planner, replay = make_parts(task, steps=arguments.steps)
     settings = {name: getattr(arguments, name) for name in ("steps", "seed_steps", "seed")}
     make_trainer(task, update, planner, replay, **settings).train()
-    returns, _ = evaluate(planner, task, episodes=10, seed=arguments.seed)
+    returns = [row["return"] for row in evaluate(planner, task, episodes=10, seed=arguments.seed)]
     mean = sum(returns) / len(returns)
     print(
         f"{task.name}, seed {arguments.seed}: mean return {mean:.1f} over {len(returns)} episodes"

@@ -7,6 +7,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import torch
 
 from torchrl_tdmpc.envs import choose_renderer
 
@@ -24,6 +25,7 @@ SLOW = {
     "test_multi_gamma_run",
     "test_parity",
     "test_resume",
+    "test_signals",
 }
 
 
@@ -31,3 +33,25 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--base-seed",
+        type=int,
+        default=0,
+        help="added to every seed that torch is given: no test may hold by its seed",
+    )
+
+
+def pytest_configure(config):
+    if not (base := config.getoption("--base-seed")):
+        return
+    manual_seed, generator = torch.manual_seed, torch.Generator
+
+    class ShiftedGenerator(generator):
+        def manual_seed(self, seed):
+            return super().manual_seed(base + seed)
+
+    torch.manual_seed = lambda seed: manual_seed(base + seed)
+    torch.Generator = ShiftedGenerator

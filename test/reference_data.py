@@ -19,7 +19,6 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl_tdmpc import (
-    LatentEnv,
     SymlogTwoHot,
     TaskContext,
     TDMPC2Loss,
@@ -179,7 +178,7 @@ class Reference:
         names = ("horizon", "iterations", "num_samples", "num_elites")
         names += ("min_std", "max_std", "temperature")
         return TDMPC2Planner(
-            LatentEnv(loss.world_model, config["action_dim"]),
+            loss.world_model,
             loss.policy_prior,
             loss.q_ensemble,
             num_pi_trajs=config["num_pi_trajs"],

@@ -50,7 +50,8 @@ def test_exploring_adds_noise(trained):
     for explore in (False, True):
         agent.reset()
         torch.manual_seed(0)
-        actions.append(agent.act(torch.zeros(5), explore=explore))
+        observations = torch.randn(32, 5)  # some of their actions are not at the bounds
+        actions.append(agent.act(observations, explore=explore))
     assert not torch.equal(*actions)
 
 

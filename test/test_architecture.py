@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torchrl
 
 PACKAGE = Path(__file__).parents[1] / "torchrl_tdmpc"
 BOTTOM = {"envs", "data", "modules"}
@@ -20,9 +22,17 @@ ALLOWED = {
     "objectives": {"modules"},
     "planners": {"modules"},
     "checkpoints": {*BOTTOM, "objectives", "planners"},
-    "recording": {*BOTTOM, "objectives", "planners"},
+    "recording": {*BOTTOM, "objectives", "planners", "checkpoints"},
     "trainers": BELOW_TRAINERS,
     "cli": {*BELOW_TRAINERS, "trainers"},
+}
+# Private attributes of TorchRL's objects, by the file that may read them
+PRIVATE = {
+    "torchrl_series.py": {"_carrier", "_env", "_envs", "_workers"},
+    # As TorchRL's own transforms and batched environments call those below them
+    "envs/standard.py": {"_step"},
+    "envs/workers.py": {"_step"},
+    "envs/state.py": {"_env", "_step_count"},  # dm_control's, which has no public ones
 }
 COMMAND_LINE = {"hydra", "omegaconf"}  # packages of cli alone
 
@@ -61,6 +71,33 @@ def test_a_room_is_imported_by_its_full_name():
                 assert node.level == 0 and node.module != "torchrl_tdmpc", (path, node.lineno)
             elif isinstance(node, ast.Import):
                 assert "torchrl_tdmpc" not in {alias.name for alias in node.names}, path
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """Names that begin with one underscore, of objects other than ``self``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if owner not in ("self", "cls", "super()"):
+                names.add(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            names |= {x.value for x in node.args if isinstance(x, ast.Constant)}
+    return {n for n in names if isinstance(n, str) and re.match("_[a-z]", n)}
+
+
+def test_private_attributes_of_torchrl_are_read_in_one_place():
+    of_torchrl = set()
+    for room in ("collectors", "data", "envs", "modules", "objectives"):
+        for path in (Path(torchrl.__file__).parent / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            of_torchrl |= set(re.findall(r"(?:self\.|def )(_[a-z]\w*)", text))
+    found = {
+        path.relative_to(PACKAGE).as_posix(): private_names(ast.parse(path.read_text("utf-8")))
+        for path in PACKAGE.rglob("*.py")
+    }
+    found = {path: names & of_torchrl for path, names in found.items() if names & of_torchrl}
+    assert found == PRIVATE
 
 
 def test_importing_the_package_loads_nothing_optional():

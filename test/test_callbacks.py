@@ -71,7 +71,7 @@ def test_events_come_in_their_order(tmp_path):
     collect, episode = ["on_collect"], ["on_episode"]
     warm_up = 2 * (4 * collect + episode)
     learning = 8 * ["on_update"] + collect + ["on_update"] + collect + ["on_update"]
-    evaluation = ["on_evaluation_begin", *3 * ["on_evaluation_step"], "on_evaluation"]
+    evaluation = ["on_evaluation_begin", *4 * ["on_evaluation_step"], "on_evaluation"]
     saving = ["on_checkpoint"]
     expected = ["on_begin", *saving, *warm_up, *learning, *evaluation, *saving, "on_end"]
     assert recorder.events == expected
@@ -88,6 +88,20 @@ def test_metrics_of_a_callback_are_columns(tmp_path):
     assert [row["twice_the_updates"] for row in table[:2]] == ["", ""]
     # Updates 1 to 11 lie between the second episode's end and the third's
     assert float(table[2]["twice_the_updates"]) == pytest.approx(sum(range(2, 23, 2)) / 11)
+
+
+def test_metrics_of_a_callback_that_comes_late_are_refused(tmp_path):
+    trainer = make(output_dir=tmp_path)
+    trainer.callbacks.append(Metric())
+    with pytest.raises(ValueError, match=r"metric_names \['twice_the_updates'\] have no columns"):
+        trainer.train()
+    assert trainer.counters.agent_steps == 0
+
+
+@pytest.mark.parametrize("resume", ["auto", "outputs/a-run"])
+def test_a_run_without_a_folder_is_not_resumed(resume):
+    with pytest.raises(ValueError, match=f"resume is '{resume}', but output_dir is None"):
+        make(resume=resume)
 
 
 def test_a_callback_stops_a_run_that_can_go_on(tmp_path):
@@ -118,6 +132,17 @@ def test_the_end_is_told_after_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="on purpose"):
         make(callbacks=[recorder, Fail()]).train()
     assert recorder.events == ["on_begin", "on_collect", "on_end"]
+
+
+def test_environments_are_closed_though_a_callback_fails_at_the_end():
+    class Fail:
+        def on_end(self, trainer):
+            raise RuntimeError("on purpose")
+
+    trainer = make(callbacks=[Fail()], steps=8)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer.train()
+    assert trainer.collector.closed
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ import zipfile
 import pytest
 import torch
 from tensordict import TensorDict
+from tiny import SIZE, tiny_loss
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
@@ -261,3 +263,56 @@ def test_loading_never_runs_code(tmp_path):
     with pytest.raises(CheckpointError, match="not saved by save_checkpoint"):
         load_checkpoint(path, {"loss": Run(seed=1).loss})
     assert not touch.path.exists()
+
+
+def test_a_part_of_a_loss_is_loaded_alone(tmp_path):
+    source, other = tiny_loss(seed=0), tiny_loss(seed=1)
+    save_checkpoint(tmp_path, 1, {"loss": source})
+    before = {name: weight.clone() for name, weight in other.state_dict().items()}
+    load_checkpoint(tmp_path, {"loss": other}, part="world_model.encoder")
+    expected = source.state_dict()
+    for name, weight in other.state_dict().items():
+        is_part = name.startswith("world_model_params.encoder.")
+        assert torch.equal(weight, expected[name] if is_part else before[name]), name
+    encoders = [loss.world_model.encoder.state_dict() for loss in (source, other)]
+    torch.testing.assert_close(*encoders, rtol=0, atol=0)
+
+
+def test_a_part_that_is_not_there_or_does_not_fit_is_refused(tmp_path):
+    save_checkpoint(tmp_path, 1, {"loss": tiny_loss()})
+    with pytest.raises(ValueError, match=r"part is 'world_model\.eyes', but the loss has no such"):
+        load_checkpoint(tmp_path, {"loss": tiny_loss()}, part="world_model.eyes")
+    wide = tiny_loss(size=dataclasses.replace(SIZE, enc_dim=20))
+    before = {name: weight.clone() for name, weight in wide.state_dict().items()}
+    message = r"encoder does not fit: .*0\.bias has shape \[12\] in the checkpoint and \[20\] here"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path, {"loss": wide}, part="world_model.encoder")
+    torch.testing.assert_close(wide.state_dict(), before, rtol=0, atol=0)
+
+
+def test_only_a_whole_regular_file_with_a_small_manifest_is_read(tmp_path):
+    run = Run(seed=0)
+    path = save_checkpoint(tmp_path, 1, {"loss": run.loss})
+    os.mkfifo(tmp_path / "fifo")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "bomb", "w") as copy:
+        for entry in source.infolist():
+            copy.writestr(entry.filename, source.read(entry), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "long", "w") as archive:
+        archive.writestr("manifest.json", b" " * (2**24 + 1))
+    for name, content in (("list", b"[1]"), ("word", b"{"), ("deep", b"[" * 10**5)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("manifest.json", content)
+    told = {"fifo": "is no regular file", "bomb": "an entry is compressed", "long": "more than 16,"}
+    for name in ("fifo", "bomb", "long", "list", "word", "deep"):
+        with pytest.raises(CheckpointError, match=told.get(name, "is no checkpoint")) as error:
+            load_checkpoint(tmp_path / name, {"loss": run.loss})
+        assert "\n" not in str(error.value)
+
+
+def test_another_shape_is_told_in_one_sentence(tmp_path):
+    path = save_checkpoint(tmp_path, 1, Run(seed=0).components)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path, Run(seed=0, num_cells=4).components)
+    message = str(error.value)
+    assert "[8, 3] in the file and [4, 3] here" in message and "\n" not in message
+    assert str(path) in message and len(message) < 400

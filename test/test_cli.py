@@ -12,6 +12,7 @@ from runs import TINY, configure, make, rows, run, without_times
 import torchrl_tdmpc.cli
 from torchrl_tdmpc.cli.settings import refuse_unknown_keys, settle
 from torchrl_tdmpc.cli.train import main as train_command
+from torchrl_tdmpc.cli.train import with_home
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +35,22 @@ ROOT = Path(__file__).parents[1]
         ("env.num_envs=3", ("train.seed_steps", "20", "at least 30", "3 environments")),
         ("train.steps=19", ("train.steps", "19", "train.seed_steps = 20")),
         ("replay.capacity=2", ("replay.capacity", "2", "at least 4")),
+        ("env.num_envs=10001", ("env.num_envs", "10001", "at most 10,000")),
+        ("seed=4000000001", ("seed", "4000000001", "at most 4,000,000,000")),
+        (f"seed=1{'0' * 400}", ("seed is 1000", "must be finite, and between -1e15 and 1e15")),
+        ("train.lr=inf", ("train.lr", "inf", "finite")),
+        ("train.lr=nan", ("train.lr", "nan", "finite")),
+        ("train.lr=2", ("train.lr", "2", "at most 1")),
+        ("loss.rho=1.5", ("loss.rho", "1.5", "at most 1")),
+        ("model.vmax=100", ("model.vmax", "100", "[-80, 80]")),
+        ("model.log_std_min=-99", ("model.log_std_min", "-99", "[-50, 20]")),
+        ("model.dropout=1.0", ("model.dropout", "1.0", "[0, 1)")),
+        ("planner.max_std=-1", ("planner.max_std is -1", "in (0, 100]")),
+        ("planner.temperature=2e6", ("planner.temperature", "at most 1,000,000")),
+        ("model.mlp_dim=100000", ("model.latent_dim is 16, mlp_dim 100000", "would take 160 GB")),
+        ("threads=99999", ("threads", "99999", "one for each core")),
+        ("output_dir=", ("output_dir is ''", "must have a value")),
+        ("~train.lr", ("train.lr is not given",)),
         ("eval.interval=0", ("eval.interval", "0", "at least 1")),
         ("eval.episodes=-1", ("eval.episodes", "-1", "at least 0")),
         ("seed=one", ("seed", "one", "a whole number")),
@@ -108,6 +125,7 @@ def test_the_example_composes_what_the_command_does(tmp_path):
         ("planner.num_policy_trajs=9", "planner.num_policy_trajs is now called planner.num_pi_t"),
         ("env.taks=walker-stand", "env.taks is no setting; did you mean env.task?"),
         ("horizon=3", "horizon is no setting"),
+        ("~train.lr", "~train.lr would remove a setting; every setting must have a value."),
         ("++zzz.qqq=3", "zzz.qqq is no setting; "),
     ],
 )
@@ -132,3 +150,14 @@ def test_without_the_extra_it_is_named(package, name, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SystemExit, match=rf"needs {package}: pip install 'torchrl_tdmpc\[cli\]'"):
         getattr(torchrl_tdmpc.cli, name)()
+
+
+def test_a_home_folder_is_where_the_run_writes_and_resumes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config, _ = settle(configure("output_dir='~/run'"))
+    assert config.output_dir == str(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=f"resume is '{tmp_path}/absent'"):
+        settle(configure("resume='~/absent'"))
+    # Hydra's grammar has no bare ~, and the shell leaves it behind a =
+    assert with_home("output_dir=~/run") == f"output_dir={tmp_path}/run"
+    assert with_home("~train.lr") == "~train.lr"

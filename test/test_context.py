@@ -28,7 +28,14 @@ from tiny import (
 )
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_tdmpc import LatentEnv, TaskContext, TDMPC2Loss, TDMPC2WorldModel, make_networks
+from torchrl_tdmpc import (
+    LatentEnv,
+    TaskContext,
+    TDMPC2Loss,
+    TDMPC2Planner,
+    TDMPC2WorldModel,
+    make_networks,
+)
 from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint, save_official
 from torchrl_tdmpc.modules import Context
 from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
@@ -354,7 +361,7 @@ def test_gradient_left_by_the_policy_is_in_a_checkpoint(forget, tmp_path):
     assert same != forget
 
 
-def test_skipped_steps_keep_no_gradient_that_is_not_finite(monkeypatch):
+def test_skipped_steps_keep_no_gradient_that_is_not_finite():
     update, batch = TDMPC2Update(tiny_multitask_loss()), tiny_multitask_batch()
     update(batch)
     before = gradients_left(update).clone()
@@ -362,9 +369,9 @@ def test_skipped_steps_keep_no_gradient_that_is_not_finite(monkeypatch):
     broken["next", "reward"][0, 0] = float("nan")
     assert update(broken)["skipped_updates"] == 1
     equal(gradients_left(update), before)
-    with monkeypatch.context() as patch:
-        patch.setattr(update.loss, "entropy_coef", float("inf"))
-        assert update(batch)["skipped_updates"] == 1
+    update.loss.entropy_coef.fill_(float("inf"))  # an assignment would be refused
+    assert update(batch)["skipped_updates"] == 1
+    update.loss.entropy_coef = 1e-4
     assert not gradients_left(update).any()
     assert update(batch)["skipped_updates"] == 0
 
@@ -439,3 +446,17 @@ def test_what_does_not_fit_is_refused(make, message):
 def test_missing_task_is_named():
     with pytest.raises(KeyError, match="task"):
         tiny_multitask_loss()(tiny_batch())
+
+
+@pytest.mark.parametrize("task", [[0, 3], [-1, 0]])
+def test_an_index_of_no_task_is_refused(task):
+    with pytest.raises(ValueError, match=rf"task has the indices .*{task[0]}.*; there are 3 tasks"):
+        tiny_tasks()(torch.tensor(task))
+
+
+def test_several_tasks_need_no_discount():
+    networks = tiny_multitask_networks()
+    assert TDMPC2Loss(*networks).discount is TDMPC2Planner(*networks).discount is None
+    for part in (TDMPC2Loss, TDMPC2Planner):
+        with pytest.raises(ValueError, match="discount is None; it must lie strictly between"):
+            part(*tiny_networks())

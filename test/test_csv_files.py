@@ -6,11 +6,18 @@ import csv
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 from tiny_heads import tiny_heads_loss
 
-from torchrl_tdmpc.recording import CsvFiles, RunRecord, ValueHeadSnapshots
+from torchrl_tdmpc.recording import (
+    CsvFiles,
+    RunRecord,
+    ValueHeadSnapshots,
+    plot_returns,
+    write_config,
+)
 from torchrl_tdmpc.recording.rows import EVAL_COLUMNS
 
 COLUMNS = ("step", "return", "loss_value")
@@ -51,7 +58,9 @@ def test_a_directory_holds_one_run(tmp_path):
     CsvFiles(tmp_path, COLUMNS)  # no row yet: nothing is lost
     write(files, 2)
     before = (tmp_path / "train.csv").read_text()
-    with pytest.raises(FileExistsError, match=f"output_dir '{tmp_path}' already holds a run"):
+    with pytest.raises(
+        FileExistsError, match=f"output_dir '{tmp_path}' holds the train.csv of a run"
+    ):
         CsvFiles(tmp_path, COLUMNS)
     assert (tmp_path / "train.csv").read_text() == before
 
@@ -110,3 +119,34 @@ def test_a_resume_cuts_off_what_came_after_the_checkpoint(tmp_path):
         assert [row["step"] for row in read(tmp_path / name)] == ["10", "20", "30"]
     lines = (tmp_path / "multi_gamma.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "eval.csv", "config.yaml"])
+def test_a_file_of_the_users_own_is_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("name,age\n")
+    with pytest.raises(FileExistsError, match=rf"holds a {name} that no run wrote"):
+        CsvFiles(tmp_path, COLUMNS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "name,age\n"
+
+
+def test_a_file_that_an_ended_run_left_is_written_anew(tmp_path):
+    write_config(tmp_path, {"seed": 1})
+    CsvFiles(tmp_path, COLUMNS).on_end(None)
+    (tmp_path / "train.csv").write_text("")  # a full disk keeps the name
+    CsvFiles(tmp_path, COLUMNS).on_end(None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    files = CsvFiles(tmp_path, COLUMNS)
+    files._eval.file = Path("/dev/full").open("w")  # noqa: SIM115
+    files._eval._writer = csv.DictWriter(files._eval.file, EVAL_COLUMNS)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/eval\.csv'"):
+        files.on_evaluation(None, {"step": 1})
+    for name in ("config.yaml", "returns.png"):
+        (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/config\.yaml'"):
+        write_config(tmp_path, {"seed": 1})
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/returns\.png'"):
+        plot_returns(tmp_path)

@@ -144,22 +144,19 @@ def test_what_is_automatic(tmp_path, overrides, discount, rho, episodic):
 
 
 def test_a_run_learns_terminations_and_reports_short_episodes(tmp_path, capsys):
-    # Random episodes of Hopper last 10 to 40 agent steps and more, seldom so many
-    overrides = ("seed=4", "train.seed_steps=50", "train.steps=55", "planner.horizon=15")
-    trainer, table, evaluations = run(tmp_path, *HOPPER, *overrides, "eval.episodes=1")
-    lengths = [int(row["length"]) for row in table]
-    assert max(lengths) < 40  # all of them terminated
-    terminated = torch.cat([trainer.replay.sample()["next", "terminated"] for _ in range(30)])
+    walk = ("env.backend=function", "env.task='walks:ShortAndLongWalk'", "env.episode_length=10")
+    lengths = ("train.seed_steps=33", "train.steps=35", "planner.horizon=5", "train.batch_size=64")
+    trainer, table, evaluations = run(tmp_path, *walk, *lengths, "eval.episodes=1")
+    assert [int(row["length"]) for row in table] == [3, 8, 3, 8, 3, 8]
+    # Of the windows of 5 steps in 8, one in four terminates
+    terminated = trainer.replay.sample()["next", "terminated"]
     assert terminated.any() and not terminated.all()
     *_, bias = trainer.update.loss.world_model.termination_head.parameters()
     assert bias != 0  # as it began
-    assert int(evaluations[-1]["step"]) == int(evaluations[-1]["agent_steps"]) == 55  # no repeat
-    short = sum(length < 15 for length in lengths)
-    assert trainer.replay.num_short_episodes == short > 0
-    assert (
-        f"{short} episodes were shorter than planner.horizon (15 agent steps"
-        in capsys.readouterr().out
-    )
+    assert int(evaluations[-1]["step"]) == int(evaluations[-1]["agent_steps"]) == 35  # no repeat
+    assert trainer.replay.num_short_episodes == 3
+    said = "3 episodes were shorter than planner.horizon (5 agent steps"
+    assert said in capsys.readouterr().out
 
 
 def test_a_termination_ends_a_run_that_is_not_episodic(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import seeded, tiny_batch, tiny_loss
+from tiny import seeded, tiny_batch, tiny_loss, tiny_planner, tiny_planner_input
+from torch import nn
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Planner, make_networks
+from torchrl_tdmpc import TDMPC2Planner, make_networks
 from torchrl_tdmpc.modules import (
     MODEL_SIZES,
     Execution,
@@ -31,11 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 def test_unknown_words_are_refused(setting, choices):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} is .*; the choices are {choices}"):
         Execution(**setting)
-
-
-def test_other_devices_are_refused():
-    with pytest.raises(ValueError, match="device is 'mps'; the choices are cpu, cuda"):
-        Execution().prepare(mish, "mps")
 
 
 def test_compiled_with_the_long_search_is_what_is_written():
@@ -86,20 +85,14 @@ def test_bfloat16_logits_are_decoded_in_float32():
 def test_bfloat16_bounds_the_error_of_trajectory_values():
     """At a published size, with weights that tell trajectories apart."""
     torch.manual_seed(0)
-    networks = world_model, policy_prior, q_ensemble = make_networks((17,), 6, MODEL_SIZES[5])
+    networks = world_model, *_ = make_networks((17,), 6, MODEL_SIZES[5])
     with torch.no_grad():
         for network in networks:
             for weight in network.parameters():
                 weight.add_(0.02 * torch.randn_like(weight))
     values = {}
     for precision in ("float32", "bfloat16"):
-        planner = TDMPC2Planner(
-            LatentEnv(world_model, 6),
-            policy_prior,
-            q_ensemble,
-            discount=0.99,
-            execution=Execution(precision=precision),
-        )
+        planner = TDMPC2Planner(*networks, discount=0.99, execution=Execution(precision=precision))
         value = planner.execution.prepare(TDMPC2Planner.trajectory_value, "cpu")
         with torch.no_grad():
             latent = world_model.encode(seeded(torch.randn, 1, 17)).unsqueeze(1)
@@ -125,3 +118,69 @@ def test_bfloat16_update_is_near_the_float32_one():
     for name, value in metrics["float32"].items():
         torch.testing.assert_close(metrics["bfloat16"][name], value, rtol=0.05, atol=1e-3)
     assert metrics["float32"]["reward"] != metrics["bfloat16"]["reward"]
+
+
+class Elsewhere(nn.Module):
+    """A module that says that its weights are on another device."""
+
+    def __init__(self, device_type):
+        super().__init__()
+        self.device_type = device_type
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=torch.device(self.device_type))
+
+
+def test_what_runs_follows_the_module_to_another_device(monkeypatch):
+    """On CUDA another compilation than on the CPU, and autocast there."""
+    asked, cast = [], []
+
+    def compile_(function, options, dynamic):
+        asked.append(options)
+        return function
+
+    @contextmanager
+    def autocast(device_type, dtype):
+        cast.append((device_type, dtype))
+        yield
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch, "autocast", autocast)
+    execution = Execution("default", "bfloat16")
+    prepared = execution.prepare(lambda module, x: x + 1, "cpu")
+    module, x = Elsewhere("cpu"), torch.zeros(1)
+    assert [bool(options.get("triton.cudagraphs")) for options in asked] == [False]
+    first = prepared(module, x)
+    module.device_type = "cuda"
+    for _ in range(2):
+        assert torch.equal(prepared(module, x), first)
+    module.device_type = "cpu"
+    prepared(module, x)
+    assert [bool(options.get("triton.cudagraphs")) for options in asked] == [False, True]
+    assert [device for device, _ in cast] == ["cpu", "cuda", "cuda", "cpu"]
+
+
+def test_a_planner_runs_where_its_weights_are():
+    planner = tiny_planner().to("meta")
+    for prepared in (planner._refine, planner._policy_trajectories):
+        prepared.function = lambda module: next(module.parameters()).device.type
+        prepared._runs.clear()
+        assert prepared(planner) == "meta" and set(prepared._runs) == {"meta"}
+
+
+def test_other_devices_run_eagerly_in_float32():
+    layer, x = nn.Linear(2, 3), torch.ones(1, 2)
+    prepared = Execution().prepare(nn.Linear.forward, "mps")
+    assert torch.equal(prepared(layer, x), layer(x))
+    for execution in (Execution("default"), Execution(precision="bfloat16")):
+        with pytest.raises(ValueError, match=r"networks are on .mps. .*; beyond cpu, cuda"):
+            execution.prepare(nn.Linear.forward, "mps")
+
+
+def test_a_planner_that_its_user_compiles_plans_as_written():
+    planner, data = tiny_planner(), tiny_planner_input(2)
+    torch.compiler.reset()
+    compiled = torch.compile(planner, options={"fallback_random": True})
+    plans = [seeded(plan, data.clone()) for plan in (planner, compiled)]
+    for key in ("action", ("next", "_previous_mean")):
+        torch.testing.assert_close(plans[1][key], plans[0][key], rtol=1e-4, atol=1e-5)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import multiprocessing
+import time
 import traceback
 
 import pytest
+from torchrl.collectors import Collector
 from torchrl.envs import SerialEnv
 from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
 
 from torchrl_tdmpc import OnlineTrainer
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.envs import load_task, make_task
-from torchrl_tdmpc.trainers import CollectionError
+from torchrl_tdmpc.trainers import CollectionError, online, patience
 
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
 
@@ -28,17 +32,17 @@ class Overheats(ContinuousActionVecMockEnv):
         return super()._step(tensordict)
 
 
-def make(output_dir, environment, **settings):
-    task = make_task(environment, episode_length=4, observation_keys=["observation"])
+def make(output_dir, environment, *, episode_length=4, **settings):
+    task = make_task(environment, episode_length=episode_length, observation_keys=["observation"])
     sizes = {"model": MODEL, "steps": 16, "seed_steps": 8, "eval_episodes": 0}
-    return OnlineTrainer(task, output_dir=output_dir, **sizes, **settings)
+    return OnlineTrainer(task, output_dir=output_dir, **{**sizes, **settings})
 
 
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        ("serial", "the environments failed after agent step 11 (RuntimeError: the motor is hot);"),
-        ("process", "the processes of the environments ended after agent step 11 (RuntimeError: "),
+        ("serial", "environment 0 failed after agent step 11 (RuntimeError: the motor is hot);"),
+        ("process", "environment 0 failed after agent step 11 (RuntimeError: the motor is hot);"),
     ],
 )
 def test_an_error_in_a_step_ends_a_run_that_can_go_on(tmp_path, workers, said):
@@ -61,14 +65,125 @@ def test_an_error_in_a_step_ends_a_run_that_can_go_on(tmp_path, workers, said):
     assert resumed.replay.num_steps == 16
 
 
+class OverheatsInEvaluation(ContinuousActionVecMockEnv):
+    """Raises an error in a step once somebody says that it is hot."""
+
+    is_hot = False
+
+    def _step(self, tensordict):
+        if self.is_hot:
+            raise RuntimeError("the motor is hot")
+        return super()._step(tensordict)
+
+
+class Forgets(ContinuousActionVecMockEnv):
+    """Gives no reward in its twelfth step, in whose place TorchRL leaves the one before."""
+
+    steps = 0
+
+    def _step(self, tensordict):
+        self.steps += 1
+        data = super()._step(tensordict)
+        return data.exclude("reward") if self.steps == 12 else data
+
+
+def test_a_step_without_a_reward_ends_a_run(tmp_path):
+    with pytest.raises(CollectionError, match=r"step 11 \(RuntimeError: a step gave no reward\)"):
+        make(tmp_path, Forgets).train()
+
+
+class Heat:
+    def on_evaluation_begin(self, trainer, env):
+        OverheatsInEvaluation.is_hot = True
+
+
+def test_an_error_in_an_evaluation_ends_a_run_that_can_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(OverheatsInEvaluation, "is_hot", False)
+    sizes = {"eval_episodes": 2, "eval_interval": 9}
+    with pytest.raises(CollectionError) as error:
+        make(tmp_path, OverheatsInEvaluation, callbacks=[Heat()], **sizes).train()
+    assert str(error.value) == (
+        "in the evaluation, environment 0 failed after agent step 9 (RuntimeError: the motor is "
+        f"hot); the run is saved, and resume={tmp_path} goes on with it."
+    )
+    assert str(error.value.__cause__) == "the motor is hot"
+    assert read_metadata(newest_checkpoint(tmp_path / "checkpoints"))["agent_steps"] == 9
+    resumed = make(tmp_path, ContinuousActionVecMockEnv, resume="auto", **sizes)
+    resumed.train()
+    assert resumed.counters.evaluated == 16
+
+
+class CannotStart(ContinuousActionVecMockEnv):
+    """Raises an error when it is made for a run, not for its task."""
+
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process() is not None:
+            raise OSError("no licence")
+
+
+def test_an_error_at_the_start_of_a_process_is_told(tmp_path):
+    with pytest.raises(CollectionError) as error:
+        make(tmp_path, CannotStart, workers="process", num_envs=2)
+    assert str(error.value) == "environment 0 failed at the start (OSError: no licence)."
+    assert "in __init__" in str(error.value.__cause__)  # the traceback of the other process
+    assert not multiprocessing.active_children()
+
+
+class Hangs(ContinuousActionVecMockEnv):
+    """Gives no answer from its second episode on, in the process of a run."""
+
+    resets = 0
+
+    def _reset(self, tensordict=None):
+        self.resets += 1
+        if self.resets == 3:
+            time.sleep(1000)
+        return super()._reset(tensordict)
+
+
+@pytest.mark.parametrize("workers", ["serial", "process"])
+def test_an_environment_that_gives_no_answer_ends_a_run_that_can_go_on(tmp_path, workers):
+    trainer = make(tmp_path, Hangs, workers=workers, env_timeout=20.0)
+    trainer.patience.seconds = 0.5  # it has started by now
+    with pytest.raises(CollectionError) as error:
+        trainer.train()
+    assert "no answer within the env_timeout of 0.5 seconds" in str(error.value)
+    assert str(error.value).endswith(f"the run is saved, and resume={tmp_path} goes on with it.")
+    assert not multiprocessing.active_children()
+
+
+def test_waiting_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(patience, "SECONDS_BETWEEN_CALLS", 0.01)
+    trainer = make(None, Hangs)
+    trainer.patience.seconds = 0.5
+    with pytest.raises(CollectionError, match="no answer within"):
+        trainer.train()
+    assert "waiting for the environments for 0.01 seconds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
+def test_a_timeout_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match=f"env_timeout is {bad}; it must be positive"):
+        make(None, Hangs, env_timeout=bad)
+
+
 def test_without_a_folder_nothing_is_said_to_be_saved():
     with pytest.raises(CollectionError) as error:
         make(None, Overheats).train()
-    said = "the environments failed after agent step 11 (RuntimeError: the motor is hot)."
+    said = "environment 0 failed after agent step 11 (RuntimeError: the motor is hot)."
     assert str(error.value) == said
 
 
-def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch):
+class StaysOpen(Collector):
+    """One that does not shut down when its environments fail."""
+
+    def __iter__(self):
+        yield from self.iterator()
+
+
+@pytest.mark.parametrize("kind", [Collector, StaysOpen])
+def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch, kind):
     """Those of DMControl can tell their state, but not whether they took the step."""
 
     def begin(**settings):
@@ -76,6 +191,7 @@ def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch)
         sizes = {"model": MODEL, "steps": 16, "seed_steps": 8, "eval_episodes": 0}
         return OnlineTrainer(task, output_dir=tmp_path, **sizes, **settings)
 
+    monkeypatch.setattr(online, "Collector", kind)
     trainer, step = begin(), SerialEnv._step
 
     def failing_step(self, tensordict):

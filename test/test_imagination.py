@@ -71,7 +71,7 @@ def test_nan_values_count_as_zero_and_are_counted():
             return self.network(latent, action).masked_fill(lost, float("nan"))
 
     world_model.reward_head = SometimesNaN(world_model.reward_head)
-    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=20)
+    planner = tiny_planner(networks=(world_model, policy_prior, q_ensemble), num_elites=24)
     data = tiny_planner_input(ENVS)
     latent = planner.world_model.encode(data["observation"])
     draws = planner.draw(latent)
@@ -136,3 +136,16 @@ def test_latent_env_resets_to_the_latent_where_both_are_given():
     latent, observation = torch.rand(ENVS, LATENT), torch.randn(ENVS, OBSERVATION)
     reset = env.reset(TensorDict(latent=latent, observation=observation, batch_size=ENVS))
     assert torch.equal(reset["latent"], latent)
+
+
+def test_latent_env_moves_with_its_weights():
+    """To a device, alone or as part of a planner; and a planner's weights are there once."""
+    env = LatentEnv(tiny_networks()[0], ACTION)
+    planner = tiny_planner()
+    for moved, owner in ((env, env), (planner.env, planner)):
+        owner.to("meta")
+        assert {p.device.type for p in moved.world_model.parameters()} == {"meta"}
+        assert moved.device.type == moved.action_spec.device.type == "meta"
+        assert moved.observation_spec["latent"].device.type == "meta"
+    weights = sum(1 for part in tiny_networks() for _ in part.parameters())
+    assert len(planner.state_dict()) == weights

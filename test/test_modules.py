@@ -214,8 +214,9 @@ def test_weights_are_initialised_as_published():
     layers += [(q_ensemble.params[i, "weight"], q_ensemble.params[i, "bias"]) for i in "01"]
     for weight, bias in layers:
         assert weight.std().item() == pytest.approx(0.02, rel=3 / weight.numel() ** 0.5)
-        assert abs(weight.mean().item()) < 0.004
-        assert weight.abs().max() > 0.04  # a uniform distribution of that std ends at 0.035
+        assert abs(weight.mean().item()) < 5 * 0.02 / weight.numel() ** 0.5
+        if weight.numel() > 64:  # so few may all lie within 0.04
+            assert weight.abs().max() > 0.04  # a uniform distribution of that std ends at 0.035
         assert not bias.any()
     assert not torch.equal(*q_ensemble.params["0", "weight"][:2])
     for zero in (world_model.reward_head[-1].state_dict(), q_ensemble.params["2"]):

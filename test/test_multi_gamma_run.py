@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -51,7 +52,10 @@ def debug(tmp_path_factory):
 @pytest.fixture
 def built(tmp_path):
     """Gives the trainer of some settings."""
-    return lambda *overrides: make(configure(f"output_dir={tmp_path}", *overrides))
+    number = itertools.count()  # each holds its folder
+    return lambda *overrides: make(
+        configure(f"output_dir={tmp_path / str(next(number))}", *overrides)
+    )
 
 
 def state(module):

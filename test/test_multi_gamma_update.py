@@ -178,7 +178,7 @@ def test_heads_are_in_the_model_optimiser_and_its_clip():
     grads = [p.grad for g in free.model_optimizer.param_groups for p in g["params"]]
     torch.testing.assert_close(norm, torch.cat([g.flatten() for g in grads]).norm())
     share = torch.cat([p.grad.flatten() for p in free.auxiliary[0].parameters()]).norm()
-    assert share > 0.1 * norm  # the heads count
+    assert share > 0.02 * norm  # without the heads the norm would be another
 
     before = tensors(heads)
     metrics = update(tiny_batch(), *draws)

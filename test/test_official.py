@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,75 @@ def test_only_published_networks_are_written(tmp_path):
     with pytest.raises(ValueError, match="float64"):
         save_official(tmp_path / "agent.pt", tiny_loss().double())
     assert not (tmp_path / "agent.pt").exists()
+
+
+def test_no_altered_bit_is_loaded(tmp_path):
+    """A file with one other bit is refused, or the bit means nothing (a date, padding)."""
+    content = (CHECKPOINTS / "newer_format.pt").read_bytes()
+    expected = official_weights(load_official(CHECKPOINTS / "newer_format.pt", discount=0.9).loss)
+    generator, path, refused = torch.Generator().manual_seed(0), tmp_path / "agent.pt", 0
+    for position in torch.randint(len(content), (60,), generator=generator).tolist():
+        altered = bytearray(content)
+        altered[position] ^= 1 << (position % 8)
+        path.write_bytes(altered)
+        try:
+            loss = load_official(path, discount=0.9).loss
+        except ValueError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            refused += 1
+        else:
+            assert all(torch.equal(w, expected[n]) for n, w in official_weights(loss).items())
+    assert refused > 50
+
+
+SPARSE = torch.zeros(24).to_sparse()
+GIANT = torch.zeros(1).expand(2**40)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_entry("_pi.0.bias", torch.full((24,), torch.nan)), "'_pi.0.bias' .* NaN or infinity"),
+        (with_entry("_pi.0.bias", torch.full((24,), torch.inf)), "'_pi.0.bias' .* NaN or infinity"),
+        (with_entry("_pi.0.bias", SPARSE), "'_pi.0.bias' .* is no plain tensor"),
+        (with_entry("_pi.0.bias", GIANT), "'_pi.0.bias' .* is no plain tensor"),
+        (with_entry("_pi.0.bias", torch.zeros(24, dtype=torch.complex64)), "must be float32"),
+        (with_entry(7, torch.zeros(1)), "entry 7; its entries must have words as names"),
+        (with_entry("log_std_min", torch.tensor(torch.nan)), "log_std_min is nan"),
+        (with_entry("_dynamics.2.bias", torch.zeros(0)), "'_dynamics.2.bias'"),
+        (lambda e: e.update({n: w[:0] for n, w in e.items() if w.dim()}), "is 0; it must be"),
+        # Few numbers that claim to be a giant: refused before its memory is asked for
+        (lambda e: e.update({n: torch.empty(2**40, 0) for n in e}), "read 0 numbers"),
+        (with_entry("_encoder.state.0.weight", torch.zeros(2**24, 1)), "'_encoder.state"),
+    ],
+)
+def test_crafted_entries_are_refused_in_a_sentence(tmp_path, change, words):
+    entries = published_entries()
+    change(entries)
+    path = written(tmp_path, entries)
+    with pytest.raises(ValueError, match=words) as error:
+        load_official(path, discount=0.99)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_regular_file_or_a_bomb_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "fifo.pt")
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("agent/data.pkl", bytes(2**20))
+    with zipfile.ZipFile(tmp_path / "pickle.pt", "w") as archive:
+        archive.writestr("agent/data.pkl", bytes(2**20 + 1))
+    with (tmp_path / "large.pt").open("wb") as file:
+        file.truncate(2**36)
+    (tmp_path / "folder.pt").mkdir()
+    told = {
+        "fifo.pt": "is no regular file",
+        "bomb.pt": "an entry is compressed",
+        "pickle.pt": "has 1,048,577 bytes, more than 1,048,576",
+        "large.pt": "has 68,719,476,736 bytes, more than the",
+        "folder.pt": "is a folder",
+    }
+    for name, words in told.items():
+        with pytest.raises(ValueError, match=words):
+            load_official(tmp_path / name, discount=0.99)
+    with pytest.raises(ValueError, match="is no regular file"):
+        load_official("/dev/zero", discount=0.99)

@@ -204,20 +204,20 @@ def test_batch_carries_exactly_the_layout_of_a_transition():
 def test_nested_keys():
     keys = [("agent", "position"), "goal"]
     replay = EpisodeReplay(
-        capacity=20, horizon=2, batch_size=8, observation_keys=keys, action_key=("agent", "action")
+        capacity=20, horizon=2, batch_size=64, observation_keys=keys, action_key=("agent", "action")
     )
     data = finished(6).exclude("action", "observation", ("next", "observation"))
     count = torch.arange(6.0).reshape(1, 6, 1)
     data["agent", "position"], data["next", "agent", "position"] = count, count + 1
     data["goal"], data["next", "goal"] = -count, -count - 1
-    data["agent", "action"] = 10 * count
+    data["agent", "action"] = count / 8
     replay.extend(data)
     batch = replay.sample()
     position = batch["agent", "position"]
     assert set(position.flatten().tolist()) == {0, 1, 2, 3, 4, 5}
     assert (position[:, 1] == position[:, 0] + 1).all()
     assert (batch["next", "agent", "position"] == position + 1).all()
-    assert (batch["agent", "action"] == 10 * position).all()
+    assert (batch["agent", "action"] == position / 8).all()
     assert (batch["goal"] == -position).all()
 
 
@@ -329,3 +329,86 @@ def test_data_of_another_shape():
     with pytest.raises(ValueError, match=r"'action' has shape \[2\] .*; it was \[1\]"):
         replay.extend(wide)
     assert replay.num_steps == 2
+
+
+def test_actions_out_of_range_are_refused_and_rounding_is_not():
+    replay = EpisodeReplay(capacity=10, horizon=3, batch_size=2)
+    replay.extend(unfinished(3, 4))  # agent steps 1 to 12
+    data = unfinished(3, 2)
+    data["action"][2, 0] = -5.0
+    with pytest.raises(ValueError) as error:
+        replay.extend(data)
+    assert str(error.value) == (
+        "'action' reaches 5 at agent step 15, in environment 2; actions are in [-1, 1] here, so "
+        "scale them to the bounds that the environment has."
+    )
+    assert replay.num_steps == 12
+    data["action"][2, 0] = 1 + 2e-7
+    other = EpisodeReplay(capacity=10, horizon=3, batch_size=2)
+    other.extend(data)
+    assert other.num_steps == 6
+
+
+def test_what_people_have_is_converted():
+    """Doubles, halves, rewards and flags without a last dimension, flags that are numbers."""
+    data = finished(6)
+    theirs = data.apply(lambda x: x.double() if x.is_floating_point() else x)
+    theirs["action"] = data["action"].half()
+    theirs["next", "reward"] = theirs["next", "reward"].squeeze(-1)
+    theirs["next", "done"] = data["next", "done"].squeeze(-1).long()
+    theirs["next", "terminated"] = data["next", "terminated"].float()
+    before = theirs.clone()
+    ours, converted = (EpisodeReplay(capacity=10, horizon=3, batch_size=4) for _ in range(2))
+    for replay, steps in ((ours, data), (converted, theirs)):
+        replay.extend(steps)
+    batches = []
+    for replay in (ours, converted):
+        torch.manual_seed(0)
+        batches.append(replay.sample())
+    for key, value in batches[0].items(True, True):
+        assert batches[1][key].dtype == value.dtype, key
+        torch.testing.assert_close(batches[1][key], value, rtol=1e-3, atol=1e-3)
+    for key, value in before.items(True, True):
+        assert theirs[key].dtype == value.dtype and torch.equal(theirs[key], value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (("next", "reward"), torch.zeros(1, 6, 2), r"\('next', 'reward'\) has shape \[2\]; it mus"),
+        (("next", "done"), torch.full((1, 6, 1), 0.5), r"'done'\) has numbers that are neither 0"),
+        ("action", torch.zeros(1, 6), r"'action' has shape \[\]; it must be \[A\]"),
+        (
+            ("next", "observation"),
+            torch.zeros(1, 6, 7),
+            r"\('next', 'observation'\) has shape \[7\] and type torch.float32; 'observation' has",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(key, value, message):
+    replay = EpisodeReplay(capacity=10, horizon=3, batch_size=4)
+    with pytest.raises(ValueError, match=message):
+        replay.extend(finished(6).set(key, value))
+    assert replay.num_steps == 0
+    replay.extend(finished(6))  # what was refused decides nothing
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_storage_is_normal_in_every_mode(mode):
+    replay = EpisodeReplay(capacity=30, horizon=3, batch_size=4)
+    with mode():
+        replay.extend(finished(6).clone())
+        replay.extend(unfinished(1, 2).clone())
+        assert not replay.sample()["observation"].is_inference()
+    replay.extend(finished(6))
+    replay.truncate()
+    batch = replay.sample()
+    assert not batch["observation"].is_inference()
+    batch["observation"].requires_grad_().sum().backward()
+
+
+def test_data_with_gradients_leave_none_in_storage():
+    replay, data = EpisodeReplay(capacity=30, horizon=3, batch_size=4), finished(6)
+    data["action"] = data["action"].clone().requires_grad_() * 1
+    replay.extend(data)
+    assert not replay.sample()["action"].requires_grad

@@ -35,7 +35,7 @@ def transition(observe, env: int, episode: int, step: int, is_last: bool) -> Ten
     return TensorDict(
         {
             "observation": observe(env, episode, step),
-            "action": vector(env, episode, step) + 0.25,
+            "action": (vector(env, episode, step) + 0.25) / 1024,
             "next": {
                 "observation": observe(env, episode, step + 1),
                 "reward": vector(env, episode, step).sum(-1, keepdim=True) - 0.5,
@@ -91,7 +91,7 @@ def check_run(run, observe, num_frames: int, **arguments) -> None:
 def check_batch(batch, ring, observe, num_frames: int, run) -> None:
     assert batch.shape == (8, run["horizon"])
     for piece in batch.unbind(0):
-        env, episode, step = (piece["action"][0] - 0.25).int().tolist()
+        env, episode, step = (piece["action"][0] * 1024 - 0.25).int().tolist()
         length = run["lengths"][(episode + env) % len(run["lengths"])]
         assert step + run["horizon"] <= length
         expected = torch.stack(

@@ -27,7 +27,7 @@ def step_of(trajectory: int, step: int, length: int) -> dict:
     """A step of which every number tells it apart, as plain numbers."""
     return {
         "observation": [100.0 * trajectory + step],
-        "action": [trajectory + step / 16],
+        "action": [(trajectory + step / 16) / 1024],
         "reward": [trajectory - step / 16],
         "success": [float(step % 3 == 0)],
         "done": [step + 1 == length],

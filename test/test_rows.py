@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl_tdmpc import SymlogTwoHot
 from torchrl_tdmpc.recording import RunRecord
 from torchrl_tdmpc.recording.rows import EVAL_COLUMNS
 
@@ -66,7 +68,7 @@ def test_metrics_in_half_precision_are_averaged_in_full():
 
 def test_metrics_must_be_declared_scalars():
     record = RunRecord(metrics=["loss_value"])
-    with pytest.raises(ValueError, match=r"'loss_extra' was not declared.*\['loss_value'\]"):
+    with pytest.raises(ValueError, match=r"'loss_extra' has no column; .* out_keys of its loss"):
         record.update(metrics(loss_extra=1.0))
     with pytest.raises(ValueError, match=r"'loss_value' has shape \[2\]"):
         record.update(TensorDict(loss_value=torch.zeros(2)))
@@ -131,3 +133,37 @@ def test_averages_and_episodes_go_on_in_another_record():
     other.update(metrics(loss_value=4.0))
     (row,) = other.episodes(step=4, agent_steps=2, returns=[0.0], lengths=[1])
     assert (row["episode"], row["loss_value"]) == (2, 2.5)
+
+
+def clipped(share: float, largest: float) -> TensorDict:
+    return metrics(
+        clipped_reward=share,
+        largest_reward=largest,
+        clipped_td_target=0.0,
+        largest_td_target=largest,
+    )
+
+
+def test_a_row_has_the_largest_magnitude_and_warns_once_of_clipping():
+    bins = {"reward": SymlogTwoHot(101, -5, 10), "td_target": SymlogTwoHot()}
+    record = RunRecord(clipped(0.0, 0.0).keys(), bins=bins)
+    row = {"step": 10, "agent_steps": 5, "returns": [1.0], "lengths": [5]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record.episodes(**row)  # warm-up
+        record.update(clipped(0.0, 20.0))
+        assert record.episodes(**row)[0]["largest_reward"] == 20.0
+    record.update(clipped(0.5, 1.6e6))
+    record.update(clipped(0.0, 3.0))
+    message = (
+        r"rewards reach 1\.6e\+06 in magnitude, but the bins end at -147\.4 and 2\.203e\+04 and "
+        r"code what lies beyond as their end: set vmin to -15 and vmax to 15, or scale the rewards"
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        first = record.episodes(**row)[0]
+        record.update(clipped(0.25, 7.0))
+        second = record.episodes(**row)[0]
+    assert len(warned) == 1
+    assert (first["clipped_reward"], first["largest_reward"]) == (0.25, pytest.approx(1.6e6))
+    assert (second["clipped_reward"], second["largest_reward"]) == (0.25, 7.0)
+    assert math.log1p(1.6e6) < 15 and bins["reward"].share_beyond(torch.tensor([1.6e6, 1.0])) == 0.5

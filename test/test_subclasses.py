@@ -16,7 +16,7 @@ from tiny import (
     tiny_planner_input,
 )
 
-from torchrl_tdmpc import LatentEnv, TDMPC2Loss, TDMPC2Planner
+from torchrl_tdmpc import TDMPC2Loss, TDMPC2Planner
 from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners.plan import Elites
 from torchrl_tdmpc.trainers import TDMPC2Update
@@ -44,11 +44,9 @@ class ConstantPlanner(TDMPC2Planner):
 
 @pytest.mark.parametrize("compile", COMPILE)
 def test_overridden_planning_is_used(compile):
-    world_model, policy_prior, q_ensemble = tiny_networks()
+    networks = world_model, *_ = tiny_networks()
     planner = ConstantPlanner(
-        LatentEnv(world_model, ACTION),
-        policy_prior,
-        q_ensemble,
+        *networks,
         discount=0.9,
         num_samples=24,
         num_elites=ACTION,

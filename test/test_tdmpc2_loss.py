@@ -98,7 +98,8 @@ def np_q(q_ensemble, latent, action, **kwargs):
 @pytest.fixture
 def restated():
     """A loss in float64, its batch and draws, and every term as the paper states it."""
-    loss = tiny_loss(rho=0.7, entropy_coef=0.03, reduction="none").double().eval()
+    loss = tiny_loss(reduction="none").double().eval()
+    loss.rho, loss.entropy_coef = 0.7, 0.03  # in float64
     loss.value_scale.value.fill_(2.5)
     batch = tiny_batch().apply(lambda t: t.double() if t.is_floating_point() else t)
     model_draws, actor_draws = tiny_draws(dtype=torch.float64)
@@ -381,3 +382,21 @@ def test_keyword_call_where_every_entry_is_a_scalar():
     values = seeded(loss, one, one, one, one, one > 0)
     for key, value in zip(loss.out_keys, values, strict=True):
         assert torch.equal(value, expected[key])
+
+
+def test_shares_and_magnitudes_beyond_the_bins_are_reported():
+    loss, batch = tiny_loss().eval(), tiny_batch()
+    (draws, _), reward = tiny_draws(), batch["next", "reward"]
+    beyond = (reward.abs() > np.expm1(10)).double().mean()
+    metrics = loss.model_loss(batch, **draws)
+    assert 0 < beyond < 1
+    torch.testing.assert_close(metrics["clipped_reward"].double(), beyond)
+    assert metrics["largest_reward"] == reward.abs().max()
+    rollout, loss.discount = metrics["rollout"], 0.5
+    following = rollout["next"]
+    going_on = 1 - following["terminated"].float()
+    target = following["reward"] + 0.5 * going_on * following["state_value"]
+    metrics = loss.model_loss(batch, **draws)
+    torch.testing.assert_close(metrics["largest_td_target"], target.abs().max())
+    share = (target.abs() > np.expm1(10)).double().mean()
+    torch.testing.assert_close(metrics["clipped_td_target"].double(), share)

@@ -8,7 +8,6 @@ from torch import nn
 from torchrl.objectives import SoftUpdate
 
 from torchrl_tdmpc import (
-    LatentEnv,
     TaskContext,
     TDMPC2Loss,
     TDMPC2Planner,
@@ -26,7 +25,7 @@ def tiny_networks(seed=0, *, size=SIZE, action_dim=ACTION, **kwargs):
     """Published networks in which no weight is zero, so that no head can hide a mistake."""
     torch.manual_seed(seed)
     networks = make_networks((OBSERVATION,), action_dim, size, **kwargs)
-    torch.manual_seed(seed + 5)  # chosen so that tiny_ending_networks end at every step
+    torch.manual_seed(seed + 5)
     for network in networks:
         scramble(p for p in network.parameters() if p.requires_grad)
     return networks
@@ -103,14 +102,9 @@ def tiny_draws(seed=2, batch=BATCH, horizon=HORIZON, dtype=None) -> tuple[dict, 
 
 
 def tiny_planner(seed=0, *, networks=None, action_dim=ACTION, **kwargs) -> TDMPC2Planner:
-    world_model, policy_prior, q_ensemble = networks or tiny_networks(seed, action_dim=action_dim)
+    networks = networks or tiny_networks(seed, action_dim=action_dim)
     settings = {"num_samples": 24, "num_elites": 6, "num_pi_trajs": 4, "iterations": 3}
-    return TDMPC2Planner(
-        LatentEnv(world_model, action_dim),
-        policy_prior,
-        q_ensemble,
-        **{"discount": 0.9, **settings, **kwargs},
-    )
+    return TDMPC2Planner(*networks, **{"discount": 0.9, **settings, **kwargs})
 
 
 def tiny_planner_input(*batch_size, horizon=HORIZON, seed=0):
@@ -125,10 +119,14 @@ def tiny_planner_input(*batch_size, horizon=HORIZON, seed=0):
 def tiny_ending_networks():
     """Networks that predict the end on arriving in about a third of the latents."""
     world_model, policy_prior, q_ensemble = tiny_networks()
+    latent, action = torch.randn(999, LATENT).softmax(-1), torch.rand(999, ACTION) * 2 - 1
+    for _ in range(2):
+        latent = world_model.next(latent, action)
+    threshold = latent[:, 1].quantile(0.67).item()
 
     class Ends(nn.Module):
         def forward(self, latent):
-            return 50 * (latent[..., 1:2] - 0.3)
+            return 50 * (latent[..., 1:2] - threshold)
 
     ending = TDMPC2WorldModel(
         world_model.encoder,

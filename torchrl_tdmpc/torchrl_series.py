@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from multiprocessing.process import BaseProcess
+from typing import Any
+
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
+from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 
 
 def carried_data(collector: Collector) -> TensorDictBase | None:
@@ -26,3 +30,18 @@ def carried_data(collector: Collector) -> TensorDictBase | None:
     if collector.track_traj_ids:
         needed.add(("collector", "traj_ids"))
     return carried if needed <= set(carried.keys(True, True)) else None
+
+
+def serial_envs(env: SerialEnv) -> list[EnvBase]:
+    """The environments that are stepped one after the other in this process."""
+    return env._envs
+
+
+def worker_processes(env: ParallelEnv) -> list[BaseProcess]:
+    """The processes of environments that step side by side."""
+    return env._workers
+
+
+def wrapped_env(env: EnvBase) -> Any:
+    """What a wrapper of TorchRL was given: an environment of Gymnasium or dm_control."""
+    return env._env

@@ -13,7 +13,6 @@ from benchmarks.speed.contender import (
 )
 from torchrl_tdmpc import (
     AuxiliaryValueHeads,
-    LatentEnv,
     MultiGammaValueLoss,
     TDMPC2Loss,
     TDMPC2Planner,
@@ -27,15 +26,7 @@ def make(size: int, setting: str) -> Contender:
     """Build planner and update for a model size and a setting such as ``default-bfloat16``."""
     execution = Execution(*setting.split("-"))
     networks = make_networks((OBSERVATION,), ACTION, MODEL_SIZES[size])
-    world_model, policy_prior, q_ensemble = networks
-    planner = TDMPC2Planner(
-        LatentEnv(world_model, ACTION),
-        policy_prior,
-        q_ensemble,
-        discount=DISCOUNT,
-        execution=execution,
-        **PLANNER,
-    )
+    planner = TDMPC2Planner(*networks, discount=DISCOUNT, execution=execution, **PLANNER)
     update = TDMPC2Update(TDMPC2Loss(*networks, discount=DISCOUNT), execution=execution)
     return Contender(planner, update, count(*networks))
 

@@ -7,6 +7,7 @@ from torchrl_tdmpc.checkpoints.checkpoint import (
     save_checkpoint,
 )
 from torchrl_tdmpc.checkpoints.collector import CollectorState
+from torchrl_tdmpc.checkpoints.lock import FolderLock
 from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
     load_official,
@@ -18,6 +19,7 @@ from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
 
 __all__ = [
     "CollectorState",
+    "FolderLock",
     "OfficialAgent",
     "ReplayLog",
     "Segment",

@@ -6,12 +6,14 @@ what a run needs: a publication that is a single rename, and loading that never 
 
 from __future__ import annotations
 
+import pickle
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torchrl.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -19,9 +21,13 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
-from torchrl_tdmpc.checkpoints.durable import publish
+from torchrl_tdmpc.checkpoints.archive import first_line, verify_archive
+from torchrl_tdmpc.checkpoints.durable import naming_file, publish
+from torchrl_tdmpc.checkpoints.part import PartOfLoss
 
 FORMAT = 2  # of what is written here; 1 had none of its own
+EXTRA = "_extra_state"  # torch's name for what a module saves beside its weights
+LARGEST = {"manifest.json": 16 * 2**20}  # it names the parts and the files of the replay
 
 __all__ = ["load_checkpoint", "newest_checkpoint", "read_metadata", "save_checkpoint"]
 
@@ -77,7 +83,10 @@ def save_checkpoint(
     path = directory / f"{rotation.prefix}-{step:012d}.torchrl"
     metadata = {"format": FORMAT, **(metadata or {})}
     try:
-        staged = _bind(components).save(staging / "checkpoint", format="archive", metadata=metadata)
+        with naming_file(path):
+            staged = _bind(components).save(
+                staging / "checkpoint", format="archive", metadata=metadata
+            )
     except RuntimeError as error:  # how PyTorch's writer reports what the system refused it
         raise OSError(f"{path} cannot be written: {error}") from error
     publish(staged, path)
@@ -88,7 +97,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | Path, components: Mapping[str, Any], *, map_location: Any = "cpu"
+    path: str | Path,
+    components: Mapping[str, Any],
+    *,
+    part: str | None = None,
+    map_location: Any = "cpu",
 ) -> dict[str, Any]:
     """Restore ``components`` from a checkpoint and return its metadata.
 
@@ -100,6 +113,8 @@ def load_checkpoint(
         path: A file written by :func:`save_checkpoint`, or a directory of them: its newest one.
         components: Name to object, as saved or some of them, changed in place. Build
             ``SoftUpdate`` before loading: it copies the online parameters to the targets.
+        part: Loads one network of a loss alone, named as an attribute of it, such as
+            ``world_model.encoder``; ``components`` then names that loss.
         map_location: Where tensors are read to before ``load_state_dict`` copies them.
 
     Returns:
@@ -112,7 +127,17 @@ def load_checkpoint(
     """
     path = newest_checkpoint(path) if Path(path).is_dir() else Path(path)
     metadata = read_metadata(path)
-    _bind(components).load(path, map_location=map_location)
+    if part is not None:
+        components = {name: PartOfLoss(loss, part) for name, loss in components.items()}
+    try:
+        _bind(components).load(path, map_location=map_location)
+    except CheckpointError as error:
+        cause = error.__cause__
+        if isinstance(cause, pickle.UnpicklingError):
+            reason = "a part is no tensors and plain values alone, and weights_only opens no other"
+        else:
+            reason = first_line(error)
+        raise CheckpointError(f"{path} does not fit: {reason}.") from error
     return metadata
 
 
@@ -139,8 +164,6 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         CheckpointError: If ``path`` is not such a checkpoint, or truncated or altered.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
     manifest = _manifest(path)
     for name, record in manifest["components"].items():
         if record["files"] != [StateDictCheckpointAdapter.state_torch]:
@@ -157,19 +180,62 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def _manifest(path: Path) -> dict[str, Any]:
     """TorchRL's manifest of a file of which every byte that matters is as it was written."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"the checksum of {damaged} does not hold")
-        return Checkpoint.manifest(path)
-    except Exception as error:  # whatever altered bytes lead zipfile into
+        verify_archive(path, LARGEST)
+        manifest = Checkpoint.manifest(path)
+        if not isinstance(manifest.get("metadata"), dict | None):
+            raise CheckpointError("its manifest has no metadata")
+        return manifest
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except Exception as error:  # whatever a manifest leads TorchRL's reader into
         raise CheckpointError(
-            f"{path} is no checkpoint, or truncated or altered ({error})"
-        ) from None
+            f"{path} is no checkpoint, or truncated or altered: it {first_line(error)}."
+        ) from error
 
 
 def _bind(components: Mapping[str, Any]) -> Checkpoint:
     """Register every component with the one payload that loads with ``weights_only``."""
     checkpoint = Checkpoint()
     for name, component in components.items():
-        checkpoint.register(name, component, adapter=StateDictCheckpointAdapter("torch"))
+        checkpoint.register(name, component, adapter=_Adapter("torch"))
     return checkpoint
+
+
+class _Adapter(StateDictCheckpointAdapter):
+    """Names the first entry of another shape, instead of every one."""
+
+    def load(self, component: Any, path: Path, **settings: Any) -> Any:
+        if isinstance(component, nn.Module):
+            component = _SameShapes(component)
+        return super().load(component, path, **settings)
+
+
+class _SameShapes:
+    """Passes a state on to a module, if every entry has the shape that it has there."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = self.module.state_dict()
+        if EXTRA in own and EXTRA in state:
+            self.module.set_extra_state(state[EXTRA])  # which may refuse in words of its own
+        differ = [
+            (name, list(state[name].shape), list(value.shape))
+            for name, value in own.items()
+            if isinstance(value, torch.Tensor)
+            and isinstance(state.get(name), torch.Tensor)
+            and state[name].shape != value.shape
+        ]
+        if differ:
+            name, saved, here = differ[0]
+            raise ValueError(
+                f"{name!r} has the shape {saved} in the file and {here} here; {len(differ)} of "
+                f"{len(own)} entries differ"
+            )
+        if unlike := own.keys() ^ state.keys():
+            where = "the file" if min(unlike) in own else "what is loaded into"
+            raise ValueError(
+                f"{min(unlike)!r} is missing in {where}; {len(unlike)} names stand in one alone"
+            )
+        self.module.load_state_dict(state)

@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["checksum", "publish"]
+__all__ = ["checksum", "naming_file", "publish"]
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Put the name of a file into an error that has none, such as that of a full disk.
+
+    Examples:
+        >>> with naming_file(Path("train.csv")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device: 'train.csv'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def publish(staged: Path, path: Path) -> None:
@@ -28,10 +48,11 @@ def publish(staged: Path, path: Path) -> None:
         ...     path.read_bytes(), checksum(path), staged.exists()
         (b'123', 2286445522, False)
     """
-    _flush(staged)
-    os.replace(staged, path)
-    if os.name == "posix":
-        _flush(path.parent)  # the new name
+    with naming_file(path):
+        _flush(staged)
+        os.replace(staged, path)
+        if os.name == "posix":
+            _flush(path.parent)  # the new name
 
 
 def _flush(path: Path) -> None:

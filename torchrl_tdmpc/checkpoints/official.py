@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchrl_tdmpc.checkpoints.archive import first_line, read_weights
 from torchrl_tdmpc.checkpoints.durable import publish
 from torchrl_tdmpc.modules import (
     ModelSize,
@@ -88,7 +90,7 @@ def load_official(
         >>> agent.observation_shape, agent.action_dim, agent.loss.q_ensemble.num_q
         ((5,), 2, 2)
     """
-    checkpoint = _Checkpoint(str(path), _read(path))
+    checkpoint = _Checkpoint(str(path), read_weights(path))
     networks = {"simnorm_dim": simnorm_dim, "dropout": dropout}
     support = {"vmin": vmin, "vmax": vmax}
     return checkpoint.restore(networks, support, device, discount=discount, **settings)
@@ -227,29 +229,60 @@ class _Checkpoint:
         **settings: Any,
     ) -> OfficialAgent:
         """Build the agent that the weights are of, and copy them into it."""
-        observation_shape, action_dim, size, num_bins = self.sizes()
-        log_std_min, log_std_max = self.log_std_range()
-        with torch.random.fork_rng([]):  # the first weights are drawn, and overwritten
-            built = make_networks(
-                observation_shape,
-                action_dim,
-                size,
-                episodic=any(name.startswith("_termination.") for name in self.entries),
-                two_hot=SymlogTwoHot(num_bins, **support),
-                log_std_min=log_std_min,
-                log_std_max=log_std_max,
-                **networks,
+        try:
+            observation_shape, action_dim, size, num_bins = self.sizes()
+            log_std_min, log_std_max = self.log_std_range()
+            build = functools.partial(
+                self.build,
+                (observation_shape, action_dim, size),
+                {
+                    "two_hot": SymlogTwoHot(num_bins, **support),
+                    "log_std_min": log_std_min,
+                    "log_std_max": log_std_max,
+                    **networks,
+                },
+                settings,
             )
-            loss = TDMPC2Loss(*(network.to(device) for network in built), **settings).to(device)
-        weights = official_weights(loss)
-        self.refuse_unknown(weights)
-        stored = {name: self.tensor(name, weight.shape) for name, weight in weights.items()}
-        self.refuse_other_copies(stored)
+            # Shapes first, which take no memory: a few numbers may claim to be a giant
+            stored = self.stored(
+                {name: w.shape for name, w in official_weights(build("meta")).items()}
+            )
+        except ValueError:
+            raise
+        except Exception as error:  # whatever entries lead torch into
+            raise ValueError(
+                f"{self.source} is no checkpoint of a published agent ({first_line(error)})."
+            ) from error
         stored = reorder_latent(stored, official_order(size.latent_dim, networks["simnorm_dim"]))
+        loss = build("cpu").to(device)  # the first weights are drawn, and overwritten
         with torch.no_grad():
-            for name, weight in weights.items():
+            for name, weight in official_weights(loss).items():
                 weight.copy_(stored[name])
         return OfficialAgent(loss, observation_shape, action_dim)
+
+    def build(
+        self,
+        shapes: tuple[tuple[int, ...], int, ModelSize],
+        networks: dict[str, Any],
+        settings: dict[str, Any],
+        device: torch.device | str,
+    ) -> TDMPC2Loss:
+        """An agent of the published networks; torch's generator is left as it was."""
+        episodic = any(name.startswith("_termination.") for name in self.entries)
+        with torch.random.fork_rng([]), torch.device(device):
+            return TDMPC2Loss(*make_networks(*shapes, episodic=episodic, **networks), **settings)
+
+    def stored(self, shapes: dict[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Every weight, if there are these and no others, and each holds numbers."""
+        self.refuse_unknown(shapes)
+        stored = {name: self.tensor(name, shape) for name, shape in shapes.items()}
+        self.refuse_other_copies(stored)
+        for name, weight in stored.items():
+            if not weight.isfinite().all():
+                raise ValueError(
+                    f"entry {self.stored_name(name)!r} of {self.source} holds NaN or infinity."
+                )
+        return stored
 
     @property
     def is_older(self) -> bool:
@@ -368,21 +401,6 @@ class _Checkpoint:
             return name
         layer, _, leaf = rest.partition(".")
         return f"{group}.params.{4 * int(layer) + OLDER_ORDER.index(leaf)}"
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    """The entries of a file."""
-    try:
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # whatever bytes make torch's reader raise
-        raise ValueError(
-            f"{path} cannot be read as a file of tensors alone; nothing else is opened, for safety."
-        ) from error
-    if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
-        raise ValueError(f"{path} has no entry 'model' with a dictionary of weights.")
-    return file["model"]
 
 
 def _detached(name: str) -> str:

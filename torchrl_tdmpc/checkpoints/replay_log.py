@@ -99,7 +99,7 @@ class ReplayLog:
         """
         for segment in segments:
             path = self.directory / segment.name
-            if not path.exists():
+            if not path.is_file():
                 raise CheckpointError(f"{path}, a part of the replay buffer, is missing.")
             if checksum(path) != segment.checksum:
                 raise CheckpointError(

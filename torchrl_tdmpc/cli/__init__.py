@@ -19,6 +19,22 @@ def tdmpc2_evaluate() -> None:
     main()
 
 
+def tdmpc2_dataset() -> None:
+    """The console script ``tdmpc2-dataset``."""
+    _refuse_without_extra()
+    from torchrl_tdmpc.cli.dataset import main
+
+    main()
+
+
+def tdmpc2_report() -> None:
+    """The console script ``tdmpc2-report``."""
+    _refuse_without_extra()
+    from torchrl_tdmpc.cli.report import main
+
+    main()
+
+
 def _refuse_without_extra() -> None:
     """Name the extra that the command line needs, where it is not installed."""
     try:

@@ -3,37 +3,50 @@
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
 ``.pt`` file of the official implementation, which needs ``env.task=...`` too. ``video=true``
 writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
-``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own.
+``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own. A task that is a function
+must be given: a checkpoint alone decides of no code that is imported.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torchrl.checkpoint import CheckpointError
 from tqdm import tqdm
 
 from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
+from torchrl_tdmpc.checkpoints.archive import first_line
+from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
-from torchrl_tdmpc.cli.settings import default_settings, naming, resolve
+from torchrl_tdmpc.cli.settings import (
+    default_settings,
+    naming,
+    refuse_unknown_keys,
+    resolve,
+)
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import check_video, record_first_episode
-from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
 
 def run(arguments: list[str]) -> None:
     """Evaluate, print every episode, and say where the video is."""
+    if {"-h", "--help"} & {*arguments}:
+        print(__doc__)
+        return
     warnings.filterwarnings("ignore", message="No target network updater")
-    try:
+    with in_one_sentence():
         path, settings = read_arguments(arguments)
         config, task, name = read_config(path, settings)
         torch.set_num_threads(config.threads)
@@ -44,21 +57,28 @@ def run(arguments: list[str]) -> None:
             video = Path(config.output_dir, f"{name}.mp4")
             recorder["on_begin"] = functools.partial(record_first_episode, path=video)
         bar = tqdm(total=task.episode_length, unit=" agent steps", leave=False)
-        with bar as progress, naming("eval"):
-            returns, lengths = evaluate(
+        patience = Patience(config.env.timeout)
+
+        def on_step() -> None:
+            patience.begin()
+            bar.update()
+
+        with bar, naming("eval"), patience, patience.waiting():
+            rows = evaluate(
                 planner,
                 task,
                 episodes=config.eval.episodes,
+                num_envs=config.eval.num_envs,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
-                on_step=progress.update,
+                on_step=on_step,
                 **recorder,
             )
-    except (CheckpointError, ImportError, OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    print("episode      return  length")
-    for episode, (value, length) in enumerate(zip(returns, lengths), start=1):
-        print(f"{episode:7} {value:11.3f} {length:7}")
+    print("episode      return  length", *task.extra_names)
+    for episode, row in enumerate(rows, start=1):
+        extra = [f"{row[name]:{len(name)}.3g}" for name in task.extra_names]
+        print(f"{episode:7} {row['return']:11.3f} {row['length']:7}", *extra)
+    returns = [row["return"] for row in rows]
     mean, deviation = statistics.fmean(returns), statistics.pstdev(returns)
     print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
     if video is not None:
@@ -69,19 +89,29 @@ def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
     """The checkpoint's path, and the settings given beside it.
 
     Raises:
-        ValueError: no checkpoint, or several.
+        ValueError: no checkpoint, or several, or an argument that is no setting.
     """
     paths = [argument for argument in arguments if argument.startswith("checkpoint=")]
     if len(paths) != 1:
         raise ValueError(
             f"checkpoint is given {len(paths)} times; it must be given once, as a path."
         )
-    settings = OmegaConf.from_dotlist([argument for argument in arguments if argument not in paths])
+    others = [argument for argument in arguments if argument not in paths]
+    refuse_unknown_keys(others, further=("checkpoint", "video"), is_hydra=False)
+    try:
+        settings = OmegaConf.from_dotlist(others)
+    except Exception as error:  # whatever YAML and OmegaConf make of a value
+        raise ValueError(
+            f"{' '.join(others)} cannot be read as settings ({first_line(error)})."
+        ) from error
     if "video" in settings:
         OmegaConf.update(settings, "eval.video", settings.pop("video"))
     if settings.get("compile") is False:
         settings.compile = "off"  # which YAML reads as false
-    return Path(paths[0].removeprefix("checkpoint=")), settings
+    path = paths[0].removeprefix("checkpoint=")
+    if not path:
+        raise ValueError("checkpoint is ''; it must name a file or a folder.")
+    return Path(path).expanduser(), settings
 
 
 def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str]:
@@ -99,9 +129,8 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
         name = path.stem
     else:
         record = load_checkpoint(checkpoints(path), {})
-        if "config" not in record:
-            raise ValueError(f"{path} carries no configuration; it must be of a training run.")
-        config.merge_with(record["config"])
+        config = recorded_config(path, record)
+        refuse_foreign_code(path, config, settings)
         name = f"agent-steps-{record['agent_steps']}"
     folder = path if path.is_dir() else path.parent
     here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
@@ -110,21 +139,65 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
     return config, task, name
 
 
+def recorded_config(path: Path, record: dict[str, Any]) -> DictConfig:
+    """The configuration of the run that a checkpoint is of.
+
+    Raises:
+        ValueError: there is none, or it is none that this version writes.
+    """
+    recorded = record.get("config")
+    if not recorded or not isinstance(record.get("agent_steps"), int):
+        raise ValueError(f"{path} carries no configuration; it must be of a training run.")
+    if not isinstance(recorded, dict) or "${" in json.dumps(recorded):
+        raise ValueError(f"the configuration in {path} is none that a run writes.")
+    return OmegaConf.merge(default_settings(), recorded)
+
+
+def refuse_foreign_code(path: Path, config: DictConfig, settings: DictConfig) -> None:
+    """Import nothing because a checkpoint says so.
+
+    Raises:
+        ValueError: its task is imported from a module, and the command line does not name it.
+    """
+    task = OmegaConf.select(config, "env.task")
+    is_code = OmegaConf.select(config, "env.backend") == "function" or ":" in str(task)
+    if is_code and OmegaConf.select(settings, "env.task") is None:
+        module, _, attribute = str(task).partition(":")
+        raise ValueError(
+            f"env.task is not given; the run of {path} has env.task={task}, for which "
+            f"the module {module} would be imported and {attribute or 'its task'} called: give "
+            "env.task to allow it."
+        )
+
+
 def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
     """The planner of the agent that was saved."""
     if not is_official(path):
+        agent = load_checkpoint(checkpoints(path), {}).get("agent", {})
+        refuse_other_shapes(path, agent.get("observation_shape"), agent.get("action_dim"), task)
         loss = make_loss(config, task)
         load_checkpoint(checkpoints(path), {"loss": loss}, map_location=config.device)
         return make_planner(config, task, loss)
     model = {name: config.model[name] for name in NOT_OFFICIAL}
     official = load_official(path, discount=config.loss.discount, **model, device=config.device)
-    if official[1:] != (task.observation_shape, task.action_dim):
-        raise ValueError(
-            f"{path} observes {list(official.observation_shape)} and acts with "
-            f"{official.action_dim} numbers; env.task {task.name} has "
-            f"{list(task.observation_shape)} and {task.action_dim}."
-        )
+    refuse_other_shapes(path, official.observation_shape, official.action_dim, task)
     return make_planner(config, task, official.loss)
+
+
+def refuse_other_shapes(
+    path: Path, observation_shape: Sequence[int] | None, action_dim: int | None, task: Task
+) -> None:
+    """Name what an agent and a task differ in.
+
+    Raises:
+        ValueError: the agent observes or acts otherwise than the task asks.
+    """
+    theirs = list(observation_shape or ()), action_dim
+    if theirs != (list(task.observation_shape), task.action_dim):
+        raise ValueError(
+            f"{path} observes {theirs[0]} and acts with {action_dim} numbers; env.task "
+            f"{task.name} has {list(task.observation_shape)} and {task.action_dim}."
+        )
 
 
 def is_official(path: Path) -> bool:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torchrl.record.loggers import Logger
 
+from torchrl_tdmpc.checkpoints import read_metadata
 from torchrl_tdmpc.cli.settings import naming
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task, seed_generators
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
-from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
-from torchrl_tdmpc.recording import ValueHeadSnapshots, Videos, make_logger
+from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.recording import LoggerRows, ValueHeadSnapshots, Videos, make_logger
 from torchrl_tdmpc.trainers import (
     EVALUATION_SEED,
     OnlineTrainer,
@@ -56,12 +58,11 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "seed_steps": config.train.seed_steps,
         "num_envs": config.env.num_envs,
         "workers": config.env.workers,
+        "env_timeout": config.env.timeout,
         "model": OmegaConf.to_container(config.model),
-        "logger": make_logger(
-            config.logger.backend, config.output_dir, project=config.logger.project
-        ),
         "eval_interval": config.eval.interval,
         "eval_episodes": config.eval.episodes,
+        "eval_num_envs": config.eval.num_envs,
         "checkpoint_interval": config.checkpoint.interval,
         "checkpoint_keep": config.checkpoint.keep,
         "max_skipped_updates": config.train.max_skipped_updates,
@@ -83,6 +84,8 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
         capacity=config.replay.capacity,
         batch_size=config.train.batch_size,
         device=config.replay.device,
+        episodes=None if config.replay.load is None else EpisodeFiles(config.replay.load),
+        fill=config.resume is None,
         networks_device=config.device,
     )
 
@@ -114,7 +117,7 @@ def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
 def make_planner(config: DictConfig, task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
     """What acts with the networks of a loss."""
     return TDMPC2Planner(
-        LatentEnv(loss.world_model, task.action_dim),
+        loss.world_model,
         loss.policy_prior,
         loss.q_ensemble,
         discount=config.loss.discount,
@@ -144,7 +147,9 @@ def make_multi_gamma_loss(
 
 
 def make_callbacks(config: DictConfig, update: TDMPC2Update) -> Iterator[Any]:
-    """What a run records beside its rows: videos, and snapshots of auxiliary value heads."""
+    """What a run records beside its files: rows in a logger, videos, snapshots of value heads."""
+    if (logger := _make_logger(config)) is not None:
+        yield LoggerRows(logger, artifact=config.logger.artifact)
     if config.eval.video:
         yield Videos(config.output_dir)
     for heads in update.auxiliary:
@@ -155,3 +160,12 @@ def make_callbacks(config: DictConfig, update: TDMPC2Update) -> Iterator[Any]:
             seed=config.seed + EVALUATION_SEED,
             num_examples=settings.log_num_examples if settings.debug_logging else None,
         )
+
+
+def _make_logger(config: DictConfig) -> Logger | None:
+    settings = OmegaConf.to_container(config.logger)
+    backend, _ = settings.pop("backend"), settings.pop("artifact")
+    resumed_step = None
+    if config.resume is not None:
+        resumed_step = read_metadata(config.resume)["environment_steps"]
+    return make_logger(backend, config.output_dir, resumed_step=resumed_step, **settings)

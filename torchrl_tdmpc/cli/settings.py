@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Iterator
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,26 @@ LEAST = {
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
     "eval.episodes": 0,
+    "eval.num_envs": 1,
     "checkpoint.interval": 1,
     "checkpoint.keep": 1,
 }
+# Where a class of the library does not say so itself
+MOST = {
+    "seed": 4_000_000_000,  # NumPy's generators take 2 ** 32; evaluations add a million
+    "env.num_envs": 10_000,
+    "eval.episodes": 10_000,
+    "multi_gamma.log_num_examples": 1_000_000,
+}
+LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"),
-    *("eval.interval", "eval.episodes", "eval.video", "checkpoint.interval", "checkpoint.keep"),
-    *("logger.backend", "logger.project"),
+    *("resume", "output_dir", "compile", "threads", "env.timeout"),
+    *("train.steps", "train.max_skipped_updates"),
+    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
+    *("checkpoint.interval", "checkpoint.keep"),
+    *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
+    "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -58,10 +72,17 @@ KINDS = {
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
     ),
+    "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
+    "env.timeout": (
+        "null or a number of seconds, more than 0",
+        lambda value: value is None or (type(value) in (int, float) and value > 0),
+    ),
     "train.seed_steps": (
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
     ),
+    "logger.entity": ("null or a word", lambda value: value is None or isinstance(value, str)),
+    "logger.id": ("a word", lambda value: isinstance(value, str)),
     "env.episodic": (
         "auto, true or false",
         lambda value: value == "auto" or isinstance(value, bool),
@@ -85,6 +106,8 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         check_backend(config.logger.backend)
     check_training(settled, task)
     settled.resume = resolve_resume(settled)
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
     if settled.eval.video:
         check_video(task)
     return settled, task
@@ -98,8 +121,12 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     """
     check_types(config)
     for key, least in LEAST.items():
-        if (value := OmegaConf.select(config, key)) < least:
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
+    for key, most in MOST.items():
+        if (value := OmegaConf.select(config, key)) > most:
+            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
     if config.env.workers not in WORKERS:
         raise ValueError(
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
@@ -126,6 +153,9 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         "planner.iterations": default_iterations(task.action_dim),
     }
     settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    settled.output_dir = os.path.expanduser(settled.output_dir)
+    if settled.resume not in (None, "auto"):
+        settled.resume = os.path.expanduser(settled.resume)
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
@@ -144,7 +174,7 @@ def check_training(settled: DictConfig, task: Task) -> None:
             f"{task.name}, {task.episode_length} agent steps."
         )
     needed = settled.env.num_envs * task.episode_length
-    if settled.train.seed_steps < needed:
+    if settled.train.seed_steps < needed and settled.replay.load is None:
         raise ValueError(
             f"train.seed_steps is {settled.train.seed_steps}; it must be auto or at least "
             f"{needed} (an episode of {task.episode_length} agent steps in each of "
@@ -179,6 +209,8 @@ def resolve_resume(config: DictConfig) -> str | None:
                 f"{key} is {value!r}, but {recorded[key]!r} in the run to be resumed, "
                 f"{checkpoint}; resume it with its own settings."
             )
+    if config.logger.id == "auto":
+        config.logger.id = recorded.get("logger.id", "auto")
     return str(checkpoint)
 
 
@@ -195,7 +227,10 @@ def check_types(config: DictConfig) -> None:
         if str(device := OmegaConf.select(config, key)) not in devices:
             raise ValueError(f"{key} is {device!r}; this machine has {', '.join(devices)}.")
     defaults = dict(leaves(default_settings()))
-    for key, value in leaves(OmegaConf.to_container(config, resolve=True)):
+    given = dict(leaves(OmegaConf.to_container(config, resolve=True)))
+    if absent := [key for key in defaults if key not in given]:
+        raise ValueError(f"{absent[0]} is not given; every setting must have a value.")
+    for key, value in given.items():
         if key not in defaults:
             raise ValueError(f"{key} is {value!r}; the configuration file has no such setting.")
         default = defaults[key]
@@ -204,6 +239,16 @@ def check_types(config: DictConfig) -> None:
         allowed, holds = KINDS[kind]
         if not holds(value):
             raise ValueError(f"{key} is {value!r}; it must be {allowed}.")
+        if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
+            raise ValueError(
+                f"{key} is {repr(value)[:40]}; it must be finite, and between -1e15 and 1e15."
+            )
+        if value == "" and not key.startswith("logger."):
+            raise ValueError(f"{key} is ''; it must have a value.")
+    if config.threads != "auto" and config.threads > (cores := os.cpu_count() or 1):
+        raise ValueError(
+            f"threads is {config.threads}; it must be auto or at most {cores}, one for each core."
+        )
 
 
 def leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -248,11 +293,15 @@ RENAMED = {
 }
 
 
-def refuse_unknown_keys(arguments: Iterable[str]) -> None:
-    """Refuse a command line that sets what does not exist, before Hydra reads it.
+def refuse_unknown_keys(
+    arguments: Iterable[str], *, further: Sequence[str] = (), is_hydra: bool = True
+) -> None:
+    """Refuse a command line that sets what does not exist, before it is read.
 
     Args:
-        arguments: ``KEY=VALUE`` and Hydra's own options.
+        arguments: ``KEY=VALUE``, and Hydra's own options.
+        further: keys that the command has beside the settings.
+        is_hydra: whether Hydra reads them, which has options of its own; ``+KEY`` is one.
 
     Raises:
         ValueError: the first such key, with the nearest ones.
@@ -262,12 +311,20 @@ def refuse_unknown_keys(arguments: Iterable[str]) -> None:
         Traceback (most recent call last):
         ValueError: env.taks is no setting; did you mean env.task?
     """
-    known = [*dict(leaves(default_settings())), *default_settings(), "hydra", "ablation"]
+    known = [*dict(leaves(default_settings())), *default_settings(), *further]
+    if is_hydra:
+        known += ["hydra", "ablation"]
     for argument in arguments:
         key, is_setting, _ = argument.partition("=")
-        key = key.lstrip("+")
-        free = key.startswith(("hydra", "env.kwargs."))
-        if argument.startswith("-") or not is_setting or key in known or free:
+        if key.startswith("~"):
+            raise ValueError(f"{argument} would remove a setting; every setting must have a value.")
+        if is_hydra:
+            if argument.startswith("-") or not is_setting or key.startswith("hydra"):
+                continue
+            key = key.lstrip("+")
+        elif not is_setting:
+            raise ValueError(f"{argument} is no setting; it must be KEY=VALUE.")
+        if key in known or key.startswith("env.kwargs."):
             continue
         if key in RENAMED:
             raise ValueError(f"{key} is now called {RENAMED[key]}.")

@@ -6,21 +6,25 @@ Every setting, with its meaning, stands in ``config/tdmpc2_multigamma.yaml``.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torchrl.checkpoint import CheckpointError
 
+from torchrl_tdmpc.checkpoints import find_checkpoint
+from torchrl_tdmpc.cli import sweeps
+from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
-from torchrl_tdmpc.data import ReplayError
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.recording import write_config
-from torchrl_tdmpc.trainers import CollectionError, OnlineTrainer, count_parameters
+from torchrl_tdmpc.trainers import OnlineTrainer, count_parameters
 
 __all__ = ["Report", "main", "train"]
 
@@ -78,12 +82,50 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
         ReplayError: what the environments sent cannot be learned from.
         ValueError: a setting is wrong.
     """
+    is_auto = config.resume == "auto"
     config, task = settle(config)
     torch.set_num_threads(config.threads)
+    if config.env.num_envs > 1:
+        print(f"starting {config.env.num_envs} environments", flush=True)
     trainer = compose(config, task)
+    if is_auto and find_checkpoint("auto", trainer.output_dir) != trainer.resume:
+        raise FileExistsError(
+            f"another process wrote to output_dir {config.output_dir!r} while this one started; "
+            "start again."
+        )
     trainer.callbacks.append(Report(config))
     trainer.train()
     return trainer
+
+
+def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> None:
+    """Train one run of a sweep, unless it is finished; the sweep goes on after one that fails.
+
+    Args:
+        config: the run's configuration.
+        compose: see :func:`train`.
+        failures: a folder that gets a file with the error, because runs that go on side by side
+            are processes of their own.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted, and with it the sweep.
+    """
+    config = sweeps.place_run(config)
+    try:
+        if sweeps.is_finished(config):
+            print(f"finished: {config.output_dir}")
+            return
+        print(f"run: {config.output_dir}")
+        trainer = train(config, compose)
+    except Exception as error:
+        told = f"{config.output_dir}: {error}"
+        print(f"failed: {told}", file=sys.stderr)
+        handle, _ = tempfile.mkstemp(dir=failures)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(told)
+        return
+    if trainer.interrupt.requested:
+        raise KeyboardInterrupt
 
 
 def main(compose: Compose = make_trainer) -> None:
@@ -95,20 +137,30 @@ def main(compose: Compose = make_trainer) -> None:
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
 
+    failures = tempfile.TemporaryDirectory()
+
     @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
     def run(config: DictConfig) -> None:
-        try:
+        if sweeps.is_sweep():
+            train_one_of_many(config, compose, Path(failures.name))
+            return
+        with in_one_sentence():
             train(config, compose)
-        except (CheckpointError, CollectionError, ImportError, OSError, ValueError) as error:
-            raise SystemExit(f"error: {error}") from None
-        except (FloatingPointError, ReplayError) as error:
-            raise SystemExit(f"error: {error} The last checkpoint is kept.") from None
 
-    try:
+    with in_one_sentence():
         refuse_unknown_keys(sys.argv[1:])
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    run()
+    sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
+    with failures as folder:
+        run()
+        told = [path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())]
+    if told:
+        raise SystemExit("\n".join([f"error: {len(told)} of the runs failed.", *told]))
+
+
+def with_home(argument: str) -> str:
+    """Write out the home folder that a path begins with, which Hydra's grammar does not know."""
+    key, _, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if value.startswith("~") else argument
 
 
 if __name__ == "__main__":

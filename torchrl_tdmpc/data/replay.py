@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -11,13 +11,21 @@ from tensordict.utils import unravel_key
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
+from torchrl_tdmpc.data.conversion import convert_steps
 from torchrl_tdmpc.data.frames import Frames
 from torchrl_tdmpc.data.trajectories import OpenTrajectories, ReplayError
 
 __all__ = ["EpisodeReplay", "ReplayError"]
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 TRAJECTORY = ("collector", "traj_ids")
 MASK = ("collector", "mask")
+
+
+def normal_mode(method: Method) -> Method:
+    """A method that makes normal tensors without gradients, whatever mode its caller is in."""
+    return torch.inference_mode(False)(torch.no_grad()(method))
 
 
 class EpisodeReplay:
@@ -96,8 +104,10 @@ class EpisodeReplay:
     ):
         if horizon < 1:
             raise ValueError(f"horizon {horizon} is too short for a slice; choose at least 1.")
-        if batch_size < 1:
+        if not batch_size >= 1:
             raise ValueError(f"batch_size {batch_size} is too small; choose at least 1.")
+        if batch_size > 1_000_000:
+            raise ValueError(f"batch_size {batch_size} is too large; choose at most 1,000,000.")
         if frame_channels is not None and (frame_channels < 1 or len(observation_keys) != 1):
             raise ValueError(
                 f"frame_channels {frame_channels} with observation_keys {list(observation_keys)}; "
@@ -112,6 +122,7 @@ class EpisodeReplay:
         self.num_steps = 0
         self.num_short_episodes = 0
         self.num_written = 0
+        self._action_key = unravel_key(action_key)
         following = (*observation_keys, "reward", "terminated", "done")
         self._finite_keys = [
             *map(unravel_key, (*observation_keys, action_key)),
@@ -158,6 +169,7 @@ class EpisodeReplay:
         """Steps of the unfinished episodes, which wait outside the storage."""
         return self._open.num_steps
 
+    @normal_mode
     def extend(self, data: TensorDictBase, source: int | str = 0) -> int:
         """Take the steps that a collector returned: any collector, at any time, in any order.
 
@@ -172,6 +184,9 @@ class EpisodeReplay:
         from one observation to an equal one. A trajectory that its collector gave up without
         ``done`` (as with ``reset_at_each_iter``) stays open until :meth:`truncate`.
 
+        Floats become float32. Reward and flags may lack their last dimension of 1, and flags may be
+        0 and 1.
+
         Args:
             data: ``[..., T]`` steps in TorchRL's root/next layout, those of one
                 trajectory in their order. Entries other than those kept are ignored.
@@ -182,7 +197,8 @@ class EpisodeReplay:
 
         Raises:
             ValueError: if ``data`` has no time dimension, lacks an entry or has one of another
-                shape or type than before, or the number of rows without ids changes.
+                shape or type than before, an action leaves [-1, 1], or the number of rows without
+                ids changes.
             FloatingPointError: if an entry to be kept is NaN or infinite.
             ReplayError: if a trajectory does not go on where it was, or an episode terminated
                 although ``episodic`` is false. Whatever is raised, nothing is stored.
@@ -196,10 +212,12 @@ class EpisodeReplay:
             ids, steps = ids[place], steps[place.to(self.device)]
         if not len(ids):
             return 0
-        self._check_kinds(steps)
-        self._check_finite(steps, data.shape, place)
+        convert_steps(steps, self._action_key)
+        kinds = self._check_kinds(steps)
+        self._check_numbers(steps, data.shape, place)
         self._check_terminations(steps, data.shape, place)
         self._frames.measure(steps)
+        self._kinds = kinds
         if self._open.num_frames != self._frames.num_frames:  # now known
             self._make_buffer()
         ended, lengths = self._open.extend(name, ids, *self._frames.split(steps))
@@ -207,6 +225,7 @@ class EpisodeReplay:
         self._store(ended, lengths)
         return len(lengths)
 
+    @normal_mode
     def sample(self) -> TensorDictBase:
         """Draw a batch of slices.
 
@@ -233,6 +252,7 @@ class EpisodeReplay:
             transitions = transitions.to(self.sample_device)
         return self._frames.join(transitions.reshape(self.batch_size, -1))
 
+    @normal_mode
     def truncate(self) -> int:
         """End the open episodes where they are, as truncated ones.
 
@@ -269,6 +289,7 @@ class EpisodeReplay:
             "open": self._open.state_dict(),
         }
 
+    @normal_mode
     def load_state_dict(self, state: dict[str, Any], begin: int, pieces: Iterable[Any]) -> None:
         """Fill an empty replay: afterwards it draws what the saved one would have drawn.
 
@@ -358,23 +379,31 @@ class EpisodeReplay:
             self._buffer.extend(piece.to(self.device))
         self.num_written += len(transitions)
 
-    def _check_kinds(self, steps: TensorDictBase) -> None:
-        """Refuse entries of another shape or type than the first ones had."""
+    def _check_kinds(self, steps: TensorDictBase) -> dict[NestedKey, tuple]:
+        """Refuse entries of another shape or type than the first ones had, or than the next one."""
         kinds = {key: (list(steps[key].shape[1:]), steps[key].dtype) for key in self._keys}
-        self._kinds = self._kinds or kinds
         for key, (shape, dtype) in kinds.items():
-            if self._kinds[key] != (shape, dtype):
-                before, type_before = self._kinds[key]
+            before, type_before = self._kinds.get(key, (shape, dtype))
+            if (before, type_before) != (shape, dtype):
                 raise ValueError(
                     f"{key!r} has shape {shape} and type {dtype}; it was {before} and "
                     f"{type_before} before."
                 )
+        for key in self._frames.keys:
+            following = unravel_key(("next", key))
+            if kinds[following] != kinds[key]:
+                raise ValueError(
+                    f"{following!r} has shape {kinds[following][0]} and type "
+                    f"{kinds[following][1]}; {key!r} has {kinds[key][0]} and {kinds[key][1]}."
+                )
+        return kinds
 
-    def _check_finite(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
-        """Name the first agent step that is not finite."""
+    def _check_numbers(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
+        """Name the first agent step with a number that is not finite, or an action out of range."""
         entries = {key: steps[key] for key in self._finite_keys}
         numbers = {key: value for key, value in entries.items() if value.dtype != torch.bool}
-        if torch.stack([value.isfinite().all() for value in numbers.values()]).all():
+        far = (entries[self._action_key].abs() > 1 + 1e-6).flatten(1).any(1)  # 1e-6 is rounding
+        if torch.stack([*(value.isfinite().all() for value in numbers.values()), ~far.any()]).all():
             return  # as ever, and the device is waited for once
         for key, value in numbers.items():
             bad = ~value.isfinite().reshape(len(steps), -1).all(-1)
@@ -382,6 +411,11 @@ class EpisodeReplay:
                 raise FloatingPointError(
                     f"{key!r} contains NaN or infinity {self._first(bad, shape, place)}."
                 )
+        largest = entries[self._action_key].abs().max().item()
+        raise ValueError(
+            f"{self._action_key!r} reaches {largest:.4g} {self._first(far, shape, place)}; actions "
+            "are in [-1, 1] here, so scale them to the bounds that the environment has."
+        )
 
     def _check_terminations(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
         terminated = steps["next", "terminated"].flatten()

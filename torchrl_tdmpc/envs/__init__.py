@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchrl_tdmpc.envs.border import NonFiniteError
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
-from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, load_task, make_env
+from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, env_seeds, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.seeds import forked_generators, seed_generators
@@ -15,24 +15,30 @@ from torchrl_tdmpc.envs.state import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.envs.task import Task
+from torchrl_tdmpc.envs.task import Task, names_of
+from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
 __all__ = [
     "BACKENDS",
     "NonFiniteError",
     "Task",
     "WORKERS",
+    "WorkerError",
     "choose_renderer",
     "dmcontrol_task",
+    "env_seeds",
     "env_state",
+    "failed_environment",
     "first_env",
     "forked_generators",
     "function_task",
     "gym_task",
     "has_lost_processes",
+    "kill_workers",
     "load_task",
     "make_env",
     "make_task",
+    "names_of",
     "refuse_rendering",
     "render",
     "seed_generators",

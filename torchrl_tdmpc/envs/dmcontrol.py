@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tensordict import NestedKey
 from torchrl.envs import DMControlWrapper, EnvBase
@@ -13,6 +14,10 @@ from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task, unknown
+from torchrl_tdmpc.torchrl_series import wrapped_env
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ACTION_REPEAT = 2
 
@@ -64,7 +69,7 @@ def dmcontrol_task(
         name=published_name(domain, task),
         backend="dmcontrol",
         # the suite has no public name for its limit, and ends episodes by it alone
-        facts=lambda base: Facts(time_limit=base._env._step_limit, episodic=False),
+        facts=lambda base: Facts(time_limit=wrapped_env(base)._step_limit, episodic=False),
         episode_length=episode_length,
         observation_keys=observation_keys,
         pixels=pixels,
@@ -99,13 +104,33 @@ def install_command(python: tuple[int, ...] = sys.version_info) -> str:
     return command
 
 
+class SuiteEnv(DMControlWrapper):
+    """A task of the suite that can be rendered, and frees MuJoCo's memory when it is closed.
+
+    Args:
+        env: the environment of the suite.
+        camera: which camera films it.
+        frame_skip: environment steps in an agent step.
+    """
+
+    def __init__(self, env: Any, *, camera: int, frame_skip: int):
+        super().__init__(env, frame_skip=frame_skip)
+        self.camera = camera
+
+    def render(self) -> np.ndarray:
+        """A frame, uint8 ``[64, 64, 3]``."""
+        return self._env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=self.camera)
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the environment, and free what is not Python's."""
+        super().close(raise_if_closed=raise_if_closed)
+        self._env.physics.free()
+
+
 def _make_base(domain: str, task: str, action_repeat: int, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
     suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
-    base = DMControlWrapper(suite_env, frame_skip=action_repeat)
-    base.camera = _CAMERAS.get(domain, 0)
-    base.render = lambda: suite_env.physics.render(FRAME_SIZE, FRAME_SIZE, camera_id=base.camera)
-    return base
+    return SuiteEnv(suite_env, camera=_CAMERAS.get(domain, 0), frame_skip=action_repeat)
 
 
 def _task_names() -> tuple[list[str], dict[str, tuple[str, str]]]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import NestedKey
-from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
+from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.generic import function_task, gym_task
-from torchrl_tdmpc.envs.seeds import seed_generators
 from torchrl_tdmpc.envs.task import Task, unknown
+from torchrl_tdmpc.envs.workers import ProcessEnv, serial_env
 
 BACKENDS = {"dmcontrol": dmcontrol_task, "gym": gym_task, "function": function_task}
 WORKERS = ("serial", "process")
@@ -78,7 +75,7 @@ def make_env(
     task: Task,
     *,
     num_envs: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     device: torch.device | str = "cpu",
     workers: str = "serial",
 ) -> EnvBase:
@@ -91,7 +88,8 @@ def make_env(
     Args:
         task: what to pose, from :func:`load_task`.
         num_envs: number of environments N.
-        seed: at least 0; equal seeds give equal initial states.
+        seed: at least 0; equal seeds give equal initial states. Or the ``num_envs`` seeds of
+            :func:`env_seeds` themselves.
         device: where observations and rewards appear.
         workers: ``"serial"`` steps the environments one after the other, ``"process"`` each
             in a process of its own, which a script must then start under
@@ -103,7 +101,8 @@ def make_env(
         steps), ``done``, ``terminated`` and ``truncated`` ``[N, 1]``.
 
     Raises:
-        ValueError: if ``num_envs`` is less than 1, ``seed`` less than 0, or ``workers`` unknown.
+        ValueError: if ``num_envs`` is less than 1 or more than 10,000, ``seed`` less than
+            0, or ``workers`` unknown.
 
     Examples:
         >>> env = make_env(load_task("dmcontrol", "walker-stand"), num_envs=2, seed=1)
@@ -112,30 +111,28 @@ def make_env(
     """
     if num_envs < 1:
         raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    if num_envs > 10_000:
+        raise ValueError(f"num_envs {num_envs} is too many; choose at most 10,000.")
+    seeds = env_seeds(seed, num_envs) if isinstance(seed, int) else list(seed)
+    if len(seeds) != num_envs:
+        raise ValueError(f"seed has {len(seeds)} numbers for {num_envs} environments.")
     if workers not in WORKERS:
         raise unknown("workers", workers, WORKERS)
-    seeds = np.random.SeedSequence(seed).generate_state(num_envs).tolist()
-    settings = {
-        # One for all, so that the specs are read once
-        "create_env_fn": functools.partial(_make_undisturbed, task.make),
-        "create_env_kwargs": [{"seed": seed} for seed in seeds],
-        "device": device,
-    }
     if workers == "serial":
-        return SerialEnv(num_envs, **settings)
-    # As many threads here as before: the workers leave them to the agent
-    return ParallelEnv(num_envs, **settings, num_threads=torch.get_num_threads())
+        return serial_env(task.make, seeds, device)
+    return ProcessEnv(make=task.make, seeds=seeds, device=device)
 
 
-def _make_undisturbed(make: Callable[[int], EnvBase], seed: int) -> EnvBase:
-    """One environment; if in a process of its own, then without ending it at Ctrl-C.
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """The seed of each environment; the first ones stay the same when more are added.
 
-    A terminal interrupts all processes of a run; when it ends is for the main one to decide. The
-    global generators of such a process are the environment's alone.
+    Raises:
+        ValueError: if ``seed`` is less than 0.
+
+    Examples:
+        >>> env_seeds(1, 3)[:2] == env_seeds(1, 2)
+        True
     """
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        seed_generators(seed)
-    return make(seed)
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; choose at least 0.")
+    return np.random.SeedSequence(seed).generate_state(num_envs).tolist()

@@ -9,13 +9,14 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordict import NestedKey
+from tensordict import NestedKey, unravel_key
 from torchrl.envs import EnvBase, GymWrapper
 
 from torchrl_tdmpc.envs.border import first_line, guard
-from torchrl_tdmpc.envs.gym import import_gymnasium, make_gymnasium
+from torchrl_tdmpc.envs.gym import InfoReader, import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task
+from torchrl_tdmpc.torchrl_series import wrapped_env
 
 if TYPE_CHECKING:
     import gymnasium
@@ -33,6 +34,7 @@ def make_task(
     kwargs: Mapping[str, Any] | None = None,
     pixels: bool = False,
     video: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> Task:
     """A task from any environment with a continuous, bounded action vector.
 
@@ -55,6 +57,9 @@ def make_task(
             environment observes (uint8 ``[height, width, 3]``), or else of its ``render()``.
         video: whether videos of it will be wanted. A Gymnasium id is asked for a renderer for them
             and for ``pixels`` alone.
+        extra_keys: further entries of the environment to carry into the replay and into the rows of
+            episodes, one number each: of a Gymnasium environment's ``info`` (0 where a step has
+            none), or of a TorchRL environment's ``observation_spec``.
 
     Returns:
         The task. One environment is built, and tried for a few steps.
@@ -76,7 +81,9 @@ def make_task(
     """
     name = name or _name(source)
     return build_task(
-        functools.partial(_make_base, source, name, dict(kwargs or {}), pixels, video),
+        functools.partial(
+            _make_base, source, name, dict(kwargs or {}), pixels, video, tuple(extra_keys)
+        ),
         name=name,
         backend="gym" if isinstance(source, str) else "function",
         facts=_facts,
@@ -84,6 +91,7 @@ def make_task(
         action_repeat=action_repeat,
         observation_keys=observation_keys,
         pixels=pixels,
+        extra_keys=extra_keys,
     )
 
 
@@ -153,6 +161,7 @@ def _make_base(
     kwargs: dict[str, Any],
     pixels: bool,
     video: bool,
+    extra_keys: tuple[NestedKey, ...],
     seed: int,
 ) -> EnvBase:
     """One environment as it comes, guarded and seeded."""
@@ -175,6 +184,9 @@ def _make_base(
                 "TorchRL environment, a Gymnasium environment or a Gymnasium id."
             )
         env = _wrap(env, name)
+        observed = [*env.observation_spec.keys(True, True)]
+        if in_info := [key for key in extra_keys if unravel_key(key) not in observed]:
+            env.set_info_dict_reader(InfoReader(in_info))
     guard(env, name)
     try:
         env.set_seed(seed)
@@ -216,7 +228,7 @@ def _facts(env: EnvBase) -> Facts:
     """
     if not isinstance(env, GymWrapper):
         return Facts()
-    spec = env._env.spec
+    spec = wrapped_env(env).spec
     time_limit = None if spec is None else spec.max_episode_steps
     return Facts(time_limit=time_limit, discount_cap=0.99, rho=0.7)
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torchrl.data import Composite, Unbounded
+from torchrl.envs.gym_like import BaseInfoDictReader
 
 from torchrl_tdmpc.envs.border import first_line
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
@@ -78,6 +84,48 @@ def _find(name: str) -> gymnasium.envs.registration.EnvSpec:
     except gymnasium.error.Error:
         listed = "the ids of gymnasium.registry"
         raise unknown("task", name, gymnasium.registry, listed) from None
+
+
+class InfoReader(BaseInfoDictReader):
+    """Numbers of a Gymnasium environment's ``info``, float32; 0 where there are none.
+
+    Args:
+        keys: their names; a tuple leads into nested dictionaries.
+
+    Raises:
+        ValueError: an entry is no number.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> InfoReader(["success"])({"success": True}, TensorDict())["success"]
+        tensor([1.])
+    """
+
+    def __init__(self, keys: Sequence[NestedKey]):
+        self.keys = keys
+        self._spec = Composite()
+        for key in keys:
+            self._spec[key] = Unbounded(1)
+
+    def __call__(self, info_dict: Mapping[str, Any], tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the numbers of ``info_dict`` into ``tensordict``."""
+        for key in self.keys:
+            value = info_dict
+            for part in key if isinstance(key, tuple) else (key,):
+                value = value.get(part, 0.0) if isinstance(value, Mapping) else 0.0
+            try:
+                number = torch.as_tensor(value, dtype=torch.float32).reshape(1)
+            except (RuntimeError, TypeError, ValueError):
+                raise ValueError(
+                    f"info has {value!r} for {key!r}; it must be one number."
+                ) from None
+            tensordict.set(key, number)
+        return tensordict
+
+    @property
+    def info_spec(self) -> Composite:
+        """One float32 number for each key."""
+        return self._spec
 
 
 def import_gymnasium() -> ModuleType:

@@ -9,6 +9,8 @@ import sys
 import numpy as np
 from torchrl.envs import DMControlWrapper, EnvBase, TransformedEnv
 
+from torchrl_tdmpc.torchrl_series import wrapped_env
+
 HEIGHT, WIDTH = 384, 512  # pixels; multiples of 16, which video codecs ask for
 
 
@@ -52,7 +54,7 @@ def render(env: EnvBase) -> np.ndarray:
     while isinstance(env, TransformedEnv):
         env = env.base_env
     if isinstance(env, DMControlWrapper):
-        return env._env.physics.render(HEIGHT, WIDTH, camera_id=getattr(env, "camera", 0))
+        return wrapped_env(env).physics.render(HEIGHT, WIDTH, camera_id=getattr(env, "camera", 0))
     unwrapped = getattr(env, "unwrapped", None)
     if getattr(unwrapped, "render_mode", "") is None and "rgb_array" in unwrapped.metadata.get(
         "render_modes", ()

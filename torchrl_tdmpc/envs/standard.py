@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.envs import (
     ActionScaling,
@@ -43,6 +43,7 @@ def build_task(
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> Task:
     """The task that environments pose once they are made standard. One is built, tried and closed.
 
@@ -55,6 +56,7 @@ def build_task(
         action_repeat: how often each action is given to ``make_base``'s environments.
         observation_keys: see :func:`standardise`.
         pixels: see :func:`standardise`.
+        extra_keys: see :func:`standardise`.
 
     Returns:
         The task.
@@ -71,6 +73,7 @@ def build_task(
         action_repeat=action_repeat,
         observation_keys=observation_keys,
         pixels=pixels,
+        extra_keys=extra_keys,
     )
     with forked_generators(seed=0):
         base = make_base(0)
@@ -107,6 +110,7 @@ def build_task(
         episodic=episodic,
         discount_cap=discount_cap,
         rho=rho,
+        extra_keys=tuple(map(unravel_key, extra_keys)),
     )
 
 
@@ -119,6 +123,7 @@ def standardise(
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> EnvBase:
     """An environment with one float32 ``observation`` and an ``action`` in [-1, 1].
 
@@ -134,6 +139,8 @@ def standardise(
         pixels: observe three stacked frames instead: of the one image that is observed, or else
             of ``base.render()``. Where ``observation_keys`` names an image alone, frames of it are
             observed anyway.
+        extra_keys: entries of ``observation_spec``, one number each, that are kept beside the
+            observation.
 
     Returns:
         As :class:`~torchrl_tdmpc.envs.Task` promises.
@@ -158,8 +165,9 @@ def standardise(
     if pixels or (images and len(observation_keys) == 1):
         append_frames(env, _only_image(images, name))
     else:
-        _append_vector(env, name, observation_keys)
-    env.append_transform(SelectTransform("observation", *state_keys))
+        _append_vector(env, name, observation_keys, extra_keys)
+    _refuse_extra_keys(env, name, extra_keys)
+    env.append_transform(SelectTransform("observation", *state_keys, *extra_keys))
     for dtype in (torch.float16, torch.bfloat16):
         if dtype in _dtypes(env):
             env.append_transform(DTypeCastTransform(dtype, torch.float32))
@@ -204,13 +212,35 @@ class RepeatAction(FrameSkipTransform):
         return next_tensordict.set("reward", reward)
 
 
+def _refuse_extra_keys(env: EnvBase, name: str, extra_keys: Sequence[NestedKey]) -> None:
+    spec = env.observation_spec
+    entries = [*spec.keys(True, True)]
+    for key in extra_keys:
+        if unravel_key(key) not in entries:
+            raise ValueError(
+                f"task {name!r} has no entry {key!r}; extra_keys must be among "
+                f"{', '.join(map(str, entries))}."
+            )
+        if spec[key].shape.numel() != 1:
+            raise ValueError(
+                f"task {name!r} has the entry {key!r} of shape {tuple(spec[key].shape)}; an entry "
+                "in extra_keys must be one number."
+            )
+
+
 def _append_vector(
-    env: TransformedEnv, name: str, observation_keys: Sequence[NestedKey] | None
+    env: TransformedEnv,
+    name: str,
+    observation_keys: Sequence[NestedKey] | None,
+    extra_keys: Sequence[NestedKey],
 ) -> None:
     """Concatenate vectors, and matrices made flat."""
     spec = env.observation_spec
+    extra = set(map(unravel_key, extra_keys))
     entries = [*spec.keys(True, True)]
-    keys = entries if observation_keys is None else list(observation_keys)
+    keys = observation_keys
+    if keys is None:
+        keys = [key for key in entries if key not in extra]
     if not keys or (missing := set(keys) - set(entries)):
         wrong = f"has no observation {missing.pop()!r}" if keys else "observes nothing"
         raise ValueError(

@@ -12,6 +12,7 @@ from torchrl.envs import DMControlWrapper, EnvBase, ParallelEnv, SerialEnv, Tran
 
 from torchrl_tdmpc.envs.attributes import NoStateError, pack_attributes, unpack_attributes
 from torchrl_tdmpc.envs.border import innermost
+from torchrl_tdmpc.torchrl_series import serial_envs, worker_processes, wrapped_env
 
 # Arrays of a MuJoCo model that are large, and that no task writes to
 _ASSETS = ("mesh_", "skin_", "flex_", "bvh_")
@@ -66,7 +67,7 @@ def _state_or_reason(env: EnvBase) -> list[dict[str, Any]] | str:
         return "environments in processes of their own cannot tell their state"
     workers = _workers(env)
     if workers is None:
-        first = env._envs[0] if isinstance(env, SerialEnv) else env
+        first = serial_envs(env)[0] if isinstance(env, SerialEnv) else env
         kind = type(innermost(first)).__name__
         return f"environments of type {kind} cannot tell their state"
     try:
@@ -106,7 +107,7 @@ def first_env(env: EnvBase) -> EnvBase:
     """The first one of batched environments in this process, without the batch's transforms."""
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    return env._envs[0]
+    return serial_envs(env)[0]
 
 
 def has_lost_processes(env: EnvBase) -> bool:
@@ -119,7 +120,7 @@ def has_lost_processes(env: EnvBase) -> bool:
         env = env.base_env
     if not isinstance(env, ParallelEnv):
         return False
-    return env.is_closed or any(_has_ended(process) for process in env._workers)
+    return env.is_closed or any(_has_ended(process) for process in worker_processes(env))
 
 
 def _has_ended(process: BaseProcess) -> bool:
@@ -133,7 +134,7 @@ def _workers(env: EnvBase) -> list[EnvBase] | None:
     """The DMControl environments that are stepped together; None if there are others."""
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    workers = env._envs if isinstance(env, SerialEnv) else [env]
+    workers = serial_envs(env) if isinstance(env, SerialEnv) else [env]
     return workers if all(_dmcontrol(worker) is not None for worker in workers) else None
 
 
@@ -148,9 +149,9 @@ def _dmcontrol(env: EnvBase) -> Any:
         env = env.base_env
     if not isinstance(env, DMControlWrapper):
         return None
-    env = env._env
+    env = wrapped_env(env)
     while hasattr(env, "_env"):  # dm_control's wrappers
-        env = env._env
+        env = wrapped_env(env)
     return env
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tensordict import NestedKey
 from torchrl.envs import EnvBase
 
 
@@ -31,6 +32,8 @@ class Task:
         episodic: whether an episode may terminate, rather than only reach its time limit.
         discount_cap: largest discount that the heuristic gives; published per suite.
         rho: decay of the weight of later steps in the rollout; published per suite.
+        extra_keys: further entries that a step writes below ``"next"``, one number each: a
+            ``success``. The replay stores them, and rows of episodes carry their last values.
     """
 
     name: str
@@ -44,6 +47,12 @@ class Task:
     episodic: bool = True
     discount_cap: float = 0.995
     rho: float = 0.5
+    extra_keys: tuple[NestedKey, ...] = ()
+
+    @property
+    def extra_names(self) -> dict[str, NestedKey]:
+        """The name of each of ``extra_keys`` in rows and columns."""
+        return names_of(self.extra_keys)
 
 
 class Facts(NamedTuple):
@@ -56,6 +65,16 @@ class Facts(NamedTuple):
     episodic: bool = True  #: see :class:`Task`
     discount_cap: float = 0.995  #: see :class:`Task`
     rho: float = 0.5  #: see :class:`Task`
+
+
+def names_of(keys: Iterable[NestedKey]) -> dict[str, NestedKey]:
+    """What entries are called in rows and columns.
+
+    Examples:
+        >>> names_of(["success", ("info", "force")])
+        {'success': 'success', 'info.force': ('info', 'force')}
+    """
+    return {key if isinstance(key, str) else ".".join(key): key for key in keys}
 
 
 def unknown(key: str, value: str, choices: Iterable[str], listed: str | None = None) -> ValueError:

@@ -2,6 +2,7 @@
 
 from torchrl_tdmpc.modules.context import Context, TaskContext
 from torchrl_tdmpc.modules.execution import Execution
+from torchrl_tdmpc.modules.fit import refuse_misfit
 from torchrl_tdmpc.modules.layers import (
     MLP,
     Linear,
@@ -45,6 +46,7 @@ __all__ = [
     "model_size",
     "norm_mish",
     "official_order",
+    "refuse_misfit",
     "symexp",
     "symlog",
 ]

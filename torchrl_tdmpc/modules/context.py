@@ -131,9 +131,20 @@ class TaskContext(nn.Module):
         nn.init.uniform_(self.embedding, -0.02, 0.02)
 
     def forward(self, task: Tensor) -> Context:
-        """The context ``[...]`` of task indices, int64 ``[...]``."""
+        """The context ``[...]`` of task indices, int64 ``[...]``.
+
+        Raises:
+            ValueError: an index of no task.
+        """
+        try:
+            embedding = F.embedding(task, self.embedding, max_norm=1.0)
+        except IndexError:  # on a CPU; CUDA reports it by itself, and nothing waits for that
+            raise ValueError(
+                f"task has the indices {task.unique().tolist()}; there are {len(self.embedding)} "
+                "tasks, counted from 0."
+            ) from None
         return Context(
-            embedding=F.embedding(task, self.embedding, max_norm=1.0),
+            embedding=embedding,
             action_mask=self.action_masks[task],
             discount=self.discounts[task].unsqueeze(-1),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_map_only
 
 __all__ = ["Execution"]
@@ -36,8 +37,9 @@ class Execution:
         ValueError: a word that is none of the choices.
 
     Examples:
-        >>> product = Execution(precision="bfloat16").prepare(torch.nn.functional.linear, "cpu")
-        >>> product(torch.ones(1, 2), torch.ones(3, 2)).dtype
+        >>> layer = nn.Linear(2, 3)
+        >>> product = Execution(precision="bfloat16").prepare(nn.Linear.forward, "cpu")
+        >>> product(layer, torch.ones(1, 2)).dtype
         torch.bfloat16
     """
 
@@ -55,15 +57,16 @@ class Execution:
         """The function, to be called with the same arguments.
 
         Args:
-            function: a function, not a bound method: a copy of the object whose methods it is to
-                run passes itself.
-            device: where the networks are, a CPU or CUDA. On CUDA, compiled functions are CUDA
-                graphs.
+            function: a function, not a bound method: its first argument is the module whose weights
+                it computes with. It runs where that module is when it is called.
+            device: where the module is now. On CUDA, compiled functions are CUDA graphs.
 
         Raises:
-            ValueError: another kind of device.
+            ValueError: compilation or bfloat16 on another device than a CPU or CUDA.
         """
-        return _Prepared(self, function, torch.device(device).type)
+        prepared = _Prepared(self, function)
+        prepared.on(torch.device(device).type)
+        return prepared
 
 
 def _refuse_unknown(name: str, word: str, choices: Collection[str]) -> None:
@@ -72,31 +75,49 @@ def _refuse_unknown(name: str, word: str, choices: Collection[str]) -> None:
 
 
 class _Prepared:
-    """A function and how it runs."""
+    """A function and how it runs, on each kind of device."""
 
-    def __init__(self, execution: Execution, function: Callable, device_type: str):
-        _refuse_unknown("device", device_type, MODES)
+    def __init__(self, execution: Execution, function: Callable):
         self.execution = execution
         self.function = function
-        self.device_type = device_type
-        self.run = function
-        if execution.compile != "off":
-            # Every planner of a process counts, and beyond the limit torch runs what is written
-            config = torch._dynamo.config
-            config.recompile_limit = max(config.recompile_limit, 64)
-            mode = MODES[self.device_type][execution.compile]
-            options = torch._inductor.list_mode_options(mode) | {"fallback_random": True}
-            self.run = torch.compile(function, dynamic=False, options=options)
-        self.makes_graphs = self.device_type == "cuda" and execution.compile != "off"
+        self._runs: dict[str, Callable] = {}
 
-    def __call__(self, *args, **kwargs):
-        halves = self.execution.precision == "bfloat16"
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=halves):
-            result = self.run(*args, **kwargs)
-        if self.makes_graphs:  # the next call of any graph takes the memory of this one's result
+    def on(self, device_type: str) -> Callable:
+        """What runs there."""
+        if device_type not in self._runs:
+            self._runs[device_type] = self._made_for(device_type)
+        return self._runs[device_type]
+
+    def _made_for(self, device_type: str) -> Callable:
+        execution = self.execution
+        if execution != Execution() and device_type not in MODES:
+            raise ValueError(
+                f"the networks are on {device_type!r} with compile {execution.compile!r} and "
+                f"precision {execution.precision!r}; beyond {', '.join(MODES)} they run with "
+                "compile 'off' and precision 'float32' alone."
+            )
+        if execution.compile == "off":
+            return self.function
+        # Every planner of a process counts, and beyond the limit torch runs what is written
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, 64)
+        mode = MODES[device_type][execution.compile]
+        options = torch._inductor.list_mode_options(mode) | {"fallback_random": True}
+        return torch.compile(self.function, dynamic=False, options=options)
+
+    def __call__(self, module: nn.Module, *args, **kwargs):
+        device_type = next(module.parameters()).device.type
+        run = self.on(device_type)
+        if self.execution.precision == "bfloat16":
+            with torch.autocast(device_type, torch.bfloat16):
+                result = run(module, *args, **kwargs)
+        else:
+            result = run(module, *args, **kwargs)
+        if device_type == "cuda" and self.execution.compile != "off":
+            # The next call of any graph takes the memory of this one's result
             result = tree_map_only(torch.Tensor, torch.clone, result)
         return result
 
     def __reduce__(self):
         # Compiled anew where it is unpickled
-        return _Prepared, (self.execution, self.function, self.device_type)
+        return _Prepared, (self.execution, self.function)

@@ -245,7 +245,12 @@ class Linear(nn.Linear):
 
         Their leading dimensions broadcast: a latent that many actions share is multiplied once.
         """
-        first, *rest = self.weight.split([x.shape[-1] for x in inputs], -1)
+        sizes = [x.shape[-1] for x in inputs]
+        if sum(sizes) != self.in_features:
+            raise ValueError(
+                f"a layer that reads {self.in_features} numbers got {' + '.join(map(str, sizes))}."
+            )
+        first, *rest = self.weight.split(sizes, -1)
         # Apart from the product, or a bias is rounded to bfloat16
         y = at_least_float32(F.linear(inputs[0], first)).add_(self.bias)
         for x, weight in zip(inputs[1:], rest):

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchrl_tdmpc.modules.context import TaskContext
 from torchrl_tdmpc.modules.layers import SimNorm, mlp
+from torchrl_tdmpc.modules.memory import refuse_beyond_memory
 from torchrl_tdmpc.modules.pixel_encoder import PixelEncoder
 from torchrl_tdmpc.modules.policy_prior import PolicyPrior
 from torchrl_tdmpc.modules.q_ensemble import QEnsemble
@@ -18,12 +19,18 @@ from torchrl_tdmpc.modules.world_model import TDMPC2WorldModel
 __all__ = ["MODEL_SIZES", "ModelSize", "make_networks", "model_size"]
 
 
+# The largest published size has widths of 4096, 5 layers and 8 Q-functions
+LARGEST = {"num_enc_layers": 100, "num_q": 1000} | dict.fromkeys(
+    ("enc_dim", "mlp_dim", "latent_dim"), 2**17
+)
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """Widths and depths of the networks.
 
     Raises:
-        ValueError: a width or depth below 1.
+        ValueError: a width or depth below 1 or absurdly large.
     """
 
     enc_dim: int  #: width of the encoder's hidden layers
@@ -34,9 +41,10 @@ class ModelSize:
 
     def __post_init__(self):
         for field in fields(self):
-            if getattr(self, field.name) < 1:
+            if not 1 <= getattr(self, field.name) <= LARGEST[field.name]:
                 raise ValueError(
-                    f"{field.name} is {getattr(self, field.name)}; it must be at least 1."
+                    f"{field.name} is {getattr(self, field.name)}; it must be at least 1 and "
+                    f"at most {LARGEST[field.name]:,}."
                 )
 
 
@@ -115,6 +123,11 @@ def make_networks(
         476362
     """
     latent_dim, hidden = size.latent_dim, 2 * [size.mlp_dim]
+    refuse_beyond_memory(
+        f"latent_dim is {latent_dim}, mlp_dim {size.mlp_dim}, enc_dim {size.enc_dim}, num_q "
+        f"{size.num_q} and num_bins {two_hot.num_bins}; the weights",
+        4 * _least_weights(size, two_hot.num_bins),
+    )
     simnorm = SimNorm(simnorm_dim)
     if latent_dim % simnorm_dim:
         raise ValueError(
@@ -156,6 +169,15 @@ def make_networks(
         embedding_dim=embedding_dim,
     )
     return world_model, policy_prior, q_ensemble
+
+
+def _least_weights(size: ModelSize, num_bins: int) -> int:
+    """The weights of all networks but a few: what observations and actions add is left out."""
+    encoder = (size.num_enc_layers - 2) * size.enc_dim**2 + size.enc_dim * size.latent_dim
+    widths = size.latent_dim + size.mlp_dim
+    dynamics = size.mlp_dim * (widths + size.latent_dim)
+    reward = size.mlp_dim * (widths + num_bins)
+    return max(encoder, 0) + dynamics + (1 + size.num_q) * reward
 
 
 def _published_encoder(

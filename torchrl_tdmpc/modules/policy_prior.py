@@ -45,7 +45,7 @@ class PolicyPrior(TensorDictModuleBase):
         action_key: where the action is written.
 
     Raises:
-        ValueError: an empty range of the log standard deviation.
+        ValueError: an empty range of the log standard deviation, or one beyond [-50, 20].
 
     Examples:
         >>> from tensordict import TensorDict
@@ -64,6 +64,9 @@ class PolicyPrior(TensorDictModuleBase):
         action_key: NestedKey = "action",
     ):
         super().__init__()
+        for name, value in (("log_std_min", log_std_min), ("log_std_max", log_std_max)):
+            if not -50 <= value <= 20:
+                raise ValueError(f"{name} is {value}; it must be in [-50, 20].")
         if not log_std_min < log_std_max:
             raise ValueError(
                 f"log_std_min is {log_std_min} and log_std_max is {log_std_max}; "

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl_tdmpc.modules.context import Context
 from torchrl_tdmpc.modules.layers import at_least_float32, norm_mish
+from torchrl_tdmpc.modules.params import NetworkParams
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 
 __all__ = ["QEnsemble"]
@@ -41,8 +42,8 @@ class QEnsemble(TensorDictModuleBase):
         value_key: where the decoded values ``[..., Q]`` are written by ``forward``.
 
     Raises:
-        ValueError: fewer than two Q-functions (every bootstrap draws a pair), or a probability
-            outside [0, 1].
+        ValueError: fewer than two Q-functions (every bootstrap draws a pair) or more than 1000, or
+            a probability outside [0, 1).
 
     Examples:
         >>> q_ensemble = QEnsemble(latent_dim=16, action_dim=3, mlp_dim=32, num_q=5)
@@ -68,25 +69,27 @@ class QEnsemble(TensorDictModuleBase):
         value_key: NestedKey = "state_action_value",
     ):
         super().__init__()
-        if num_q < 2:
+        if not 2 <= num_q <= 1000:
             raise ValueError(
-                f"num_q is {num_q}; it must be at least 2, because pairs are drawn from them."
+                f"num_q is {num_q}; it must be at least 2, because pairs are drawn from them, "
+                "and at most 1000."
             )
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout is {dropout}; it must be in [0, 1].")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}; it must be in [0, 1).")
+        self.latent_dim = latent_dim
+        self.action_dim = action_dim
+        self.embedding_dim = embedding_dim
         self.num_q = num_q
         self.two_hot = two_hot
         self.dropout = dropout
         self.in_keys = [latent_key, action_key]
         self.out_keys = [value_key]
         widths = (latent_dim + embedding_dim + action_dim, mlp_dim, mlp_dim, two_hot.num_bins)
-        self.params = TensorDictParams(
-            TensorDict(
-                {
-                    str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
-                    for i, (fan_in, fan_out) in enumerate(pairwise(widths))
-                }
-            )
+        self.params = NetworkParams.of(
+            {
+                str(i): _empty_layer(num_q, fan_in, fan_out, normed=i < 2)
+                for i, (fan_in, fan_out) in enumerate(pairwise(widths))
+            }
         )
         self.reset_parameters()
 

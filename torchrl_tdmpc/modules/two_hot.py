@@ -11,6 +11,8 @@ from torchrl_tdmpc.modules.layers import at_least_float32
 
 __all__ = ["SymlogTwoHot", "symexp", "symlog"]
 
+LARGEST_BIN = 80  # in symlog space: 5.5e34
+
 
 def symlog(x: Tensor) -> Tensor:
     """``sign(x) log(1 + |x|)`` (arXiv 2301.04104)."""
@@ -34,7 +36,8 @@ class SymlogTwoHot:
         vmax: highest bin, in symlog space. Scalars beyond the support are coded as its end.
 
     Raises:
-        ValueError: fewer than two bins, or an empty support.
+        ValueError: fewer than two bins or more than 100,000, an empty support, or one whose ends
+            float32 cannot hold outside symlog space.
 
     Examples:
         >>> two_hot = SymlogTwoHot(num_bins=5, vmin=-2, vmax=2)
@@ -47,10 +50,24 @@ class SymlogTwoHot:
     vmax: float = 10.0
 
     def __post_init__(self):
-        if self.num_bins < 2:
-            raise ValueError(f"num_bins is {self.num_bins}; it must be at least 2.")
+        if not 2 <= self.num_bins <= 100_000:
+            raise ValueError(
+                f"num_bins is {self.num_bins}; it must be at least 2 and at most 100,000."
+            )
+        for name in ("vmin", "vmax"):
+            if not abs(getattr(self, name)) <= LARGEST_BIN:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be in [-{LARGEST_BIN}, "
+                    f"{LARGEST_BIN}], beyond which float32 ends."
+                )
         if not self.vmin < self.vmax:
             raise ValueError(f"vmin is {self.vmin} and vmax is {self.vmax}; vmin must be smaller.")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest scalar that are coded exactly."""
+        low, high = symexp(torch.tensor([self.vmin, self.vmax], dtype=torch.float64)).tolist()
+        return low, high
 
     def lower_bin(self, scalar: Tensor) -> tuple[Tensor, Tensor]:
         """Where a scalar falls on the support.
@@ -67,6 +84,11 @@ class SymlogTwoHot:
         # NaN has no bin: it is given one here, and stays in the share
         lower = position.nan_to_num(0).floor().clamp(0, self.num_bins - 2)
         return lower.long(), position - lower
+
+    def share_beyond(self, scalar: Tensor) -> Tensor:
+        """The share of scalars (any shape) that lie beyond the support and are coded as its end."""
+        x = symlog(scalar)
+        return ((x < self.vmin) | (x > self.vmax)).to(x.dtype).mean()
 
     def encode(self, scalar: Tensor) -> Tensor:
         """Two-hot distribution ``[..., num_bins]`` of scalars ``[..., 1]``."""

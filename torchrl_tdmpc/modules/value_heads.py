@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
+
+from torchrl_tdmpc.modules.params import NetworkParams
 
 __all__ = ["AuxiliaryValueHeads"]
 
@@ -54,6 +56,7 @@ class AuxiliaryValueHeads(TensorDictModuleBase):
             raise ValueError(f"head is {layout!r}; the choices are 'joint' and 'separate'.")
         if num_heads < 1:
             raise ValueError(f"num_heads is {num_heads}; it must be at least 1.")
+        self.latent_dim = latent_dim
         self.num_heads = num_heads
         self.num_bins = num_bins
         self.layout = layout
@@ -62,10 +65,8 @@ class AuxiliaryValueHeads(TensorDictModuleBase):
         if layout == "joint":
             params = _zero_layer(latent_dim, num_heads * num_bins)
         else:
-            params = TensorDict(
-                {str(head): _zero_layer(latent_dim, num_bins) for head in range(num_heads)}
-            )
-        self.params = TensorDictParams(params)
+            params = {str(head): _zero_layer(latent_dim, num_bins) for head in range(num_heads)}
+        self.params = NetworkParams.of(params)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -137,7 +137,13 @@ class TDMPC2WorldModel(TensorDictModuleBase):
 
     def encode(self, observation: Tensor, context: Context = Context()) -> Tensor:
         """Latent ``[..., L]`` of an observation."""
-        return self.encoder(observation, *context.inputs)
+        latent = self.encoder(observation, *context.inputs)
+        if latent.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"the encoder gives {latent.shape[-1]} numbers; it must give {self.latent_dim}, "
+                "which is latent_dim."
+            )
+        return latent
 
     def next(self, latent: Tensor, action: Tensor, context: Context = Context()) -> Tensor:
         """Latent ``[..., L]`` after taking ``action`` ``[..., A]`` in ``latent`` ``[..., L]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from torch import Tensor
 
 from torchrl_tdmpc.modules.two_hot import SymlogTwoHot
 from torchrl_tdmpc.modules.value_heads import AuxiliaryValueHeads
-from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
+from torchrl_tdmpc.objectives.common import (
+    LARGEST_COEFFICIENT,
+    FunctionalLoss,
+    next_key,
+    rho_weights,
+)
+from torchrl_tdmpc.objectives.tdmpc2 import TDMPC2Loss
 
 __all__ = ["MultiGammaValueLoss"]
 
@@ -88,6 +95,8 @@ class MultiGammaValueLoss(FunctionalLoss):
     heads_params: TensorDictParams
     target_heads_params: TensorDictParams
 
+    coefficient_limits = {"rho": 1.0, "loss_weight": LARGEST_COEFFICIENT}
+
     def __init__(
         self,
         heads: AuxiliaryValueHeads,
@@ -131,6 +140,28 @@ class MultiGammaValueLoss(FunctionalLoss):
         metrics = [f"{name}/{label}" for label in self.labels for name in statistics]
         self.out_keys = ["loss_multi_gamma", "aux_value_ce/mean", *metrics]
 
+    def refuse_misfit(self, loss: TDMPC2Loss) -> None:
+        """Refuse a loss whose rollouts the heads cannot learn from.
+
+        Raises:
+            ValueError: it has several tasks, another primary discount or another size of latent.
+        """
+        if loss.discount is None:
+            raise ValueError(
+                "auxiliary value heads learn one task, and this world model has several; train one "
+                "without the other."
+            )
+        if not math.isclose(self.gammas[0], loss.discount, abs_tol=1e-6):
+            raise ValueError(
+                f"gammas begins with {self.gammas[0]} and the discount of the loss is "
+                f"{loss.discount}; the first must be the primary discount."
+            )
+        if self.heads.latent_dim != loss.world_model.latent_dim:
+            raise ValueError(
+                f"the heads read a latent of {self.heads.latent_dim} numbers and the world model's "
+                f"latent_dim is {loss.world_model.latent_dim}; they must be the same."
+            )
+
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
         bootstrap = keys.state_value if self.bootstrap == "primary" else keys.target_latent
@@ -148,6 +179,7 @@ class MultiGammaValueLoss(FunctionalLoss):
             horizon (``aux_value_ce/g{gamma}``, not weighted by rho), their mean, and mean and
             standard deviation of the decoded prediction.
         """
+        self._refuse_masks(tensordict)
         logits, target = self._predictions_and_targets(tensordict)
         cross_entropy = self.two_hot.cross_entropy(logits, target.unsqueeze(-1)).squeeze(-1)
 

@@ -56,15 +56,15 @@ class MultiGammaConfig:
             "gammas": (is_list, "a list, such as [primary, 0.97, 0.995]"),
             "head": (self.head in ("joint", "separate"), "one of joint, separate"),
             "loss_weight": (
-                _is_number(weight) and 0 <= weight < float("inf"),
-                "a finite number, at least 0",
+                _is_number(weight) and 0 <= weight <= 1e6,
+                "a finite number, at least 0 and at most 1,000,000",
             ),
             "bootstrap": (self.bootstrap in ("primary", "self"), "one of primary, self"),
             "detach_latent": (isinstance(self.detach_latent, bool), "true or false"),
             "debug_logging": (isinstance(self.debug_logging, bool), "true or false"),
             "log_num_examples": (
-                _is_number(examples) and isinstance(examples, int) and examples >= 1,
-                "an integer, at least 1",
+                _is_number(examples) and isinstance(examples, int) and 1 <= examples <= 1_000_000,
+                "an integer, at least 1 and at most 1,000,000",
             ),
         }
         for name, (holds, allowed) in limits.items():

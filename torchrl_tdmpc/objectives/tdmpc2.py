@@ -16,8 +16,16 @@ from torchrl_tdmpc.modules import (
     QEnsemble,
     RunningPercentileScale,
     TDMPC2WorldModel,
+    refuse_misfit,
 )
-from torchrl_tdmpc.objectives.common import FunctionalLoss, next_key, rho_weights
+from torchrl_tdmpc.objectives.common import (
+    LARGEST_COEFFICIENT,
+    FunctionalLoss,
+    next_key,
+    refuse_batch,
+    rho_weights,
+    termination_statistics,
+)
 
 __all__ = ["TDMPC2Loss"]
 
@@ -47,8 +55,8 @@ class TDMPC2Loss(FunctionalLoss):
         q_ensemble: the Q-functions; their targets are created here.
 
     Keyword Args:
-        discount: discount factor of the TD target, gamma, in (0, 1); None for a world model of
-            several tasks, each of which has its own.
+        discount: discount factor of the TD target, gamma, in (0, 1). Left out for a world model of
+            several tasks alone, each of which has its own.
         rho: decay of the weight of later steps of the rollout.
         consistency_coef: weight of the latent consistency loss.
         reward_coef: weight of the reward loss.
@@ -116,13 +124,22 @@ class TDMPC2Loss(FunctionalLoss):
     q_ensemble_params: TensorDictParams
     target_q_ensemble_params: TensorDictParams
 
+    coefficient_limits = {
+        "rho": 1.0,
+        "consistency_coef": LARGEST_COEFFICIENT,
+        "reward_coef": LARGEST_COEFFICIENT,
+        "value_coef": LARGEST_COEFFICIENT,
+        "termination_coef": LARGEST_COEFFICIENT,
+        "entropy_coef": LARGEST_COEFFICIENT,
+    }
+
     def __init__(
         self,
         world_model: TDMPC2WorldModel,
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float | None,
+        discount: float | None = None,
         rho: float = 0.5,
         consistency_coef: float = 20.0,
         reward_coef: float = 0.1,
@@ -132,18 +149,7 @@ class TDMPC2Loss(FunctionalLoss):
         value_scale_tau: float = 0.01,
         reduction: str = "mean",
     ):
-        world_model.refuse_discount("discount", discount)
-        coefficients = {
-            "rho": rho,
-            "consistency_coef": consistency_coef,
-            "reward_coef": reward_coef,
-            "value_coef": value_coef,
-            "termination_coef": termination_coef,
-            "entropy_coef": entropy_coef,
-        }
-        for name, value in coefficients.items():
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}; it must be at least 0.")
+        refuse_misfit(world_model, policy_prior, q_ensemble)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction is {reduction!r}; the choices are mean, sum, none.")
         super().__init__()
@@ -166,10 +172,21 @@ class TDMPC2Loss(FunctionalLoss):
         self.out_keys = (
             [f"loss_{term}" for term in terms]
             + terms
+            + ["clipped_reward", "clipped_td_target", "largest_reward", "largest_td_target"]
             + ["entropy", "scaled_entropy", "value_scale"]
         )
         if world_model.episodic:
             self.out_keys += ["termination_rate", "termination_f1"]
+
+    @property
+    def discount(self) -> float | None:
+        """Discount factor of the TD target; None if the tasks have their own."""
+        return self._discount
+
+    @discount.setter
+    def discount(self, discount: float | None) -> None:
+        self.world_model.refuse_discount("discount", discount)
+        self._discount = discount
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
@@ -212,7 +229,8 @@ class TDMPC2Loss(FunctionalLoss):
         belongs before compiled code.
         """
         first = tensordict.select(*self._task_keys())[:, 0]
-        return self.world_model.context(first, self.tensor_keys.task)
+        with self._weights_of("world_model"):
+            return self.world_model.context(first, self.tensor_keys.task)
 
     def model_loss(
         self,
@@ -233,15 +251,38 @@ class TDMPC2Loss(FunctionalLoss):
         Returns:
             ``loss_consistency``, ``loss_reward``, ``loss_value`` and ``loss_termination`` (if the
             model is episodic), their raw values, and ``rollout``, the latent rollout ``[B, H]``
-            that :meth:`actor_loss` and auxiliary losses read. If the model is episodic, also
+            that :meth:`actor_loss` and auxiliary losses read. ``clipped_reward`` and
+            ``clipped_td_target`` are the shares beyond the bins, ``largest_reward`` and
+            ``largest_td_target`` the largest magnitudes. If the model is episodic, also
             ``termination_rate``, the share of slices whose last step terminated, and
             ``termination_f1``, the F1 score of predicting that.
         """
+        refuse_batch(batch, self.tensor_keys, self.q_ensemble.action_dim)
+        self._refuse_masks(batch)
+        context = self.context(batch) if context is None else context
+        with self._weights_of("world_model"), self._weights_of("policy_prior"):
+            rollout, td_target = self._roll_out(batch, policy_eps, q_pair, context)
+            terms, metrics = self._terms(rollout, td_target, context.unsqueeze(1))
+        losses = TensorDict(metrics)
+        for name, term in terms.items():
+            raw = self._reduce_loss(term, batch)
+            losses[f"loss_{name}"] = getattr(self, f"{name}_coef") * raw
+            losses[name] = raw.detach()
+        losses["rollout"] = rollout
+        return losses
+
+    def _roll_out(
+        self,
+        batch: TensorDictBase,
+        policy_eps: Tensor | None,
+        q_pair: Tensor | None,
+        of_slice: Context,
+    ) -> tuple[TensorDict, Tensor]:
+        """The latent rollout ``[B, H]`` of a batch, and its TD targets ``[B, H, 1]``."""
         keys = self.tensor_keys
         action = batch[keys.action]
         reward = batch[next_key(keys.reward)]
-        terminated = batch[next_key(keys.terminated)].to(reward.dtype)
-        of_slice = self.context(batch) if context is None else context
+        terminated = batch[next_key(keys.terminated)]
         context = of_slice.unsqueeze(1)  # the same at every step
 
         # Targets: encode(s_1 .. s_H), and r + gamma (1 - terminated) V(s')
@@ -249,52 +290,62 @@ class TDMPC2Loss(FunctionalLoss):
             target_latent = self.world_model.encode(batch[next_key(keys.observation)], context)
             state_value = self._bootstrap(target_latent, policy_eps, q_pair, context)
             discount = context.discount_or(self.discount)
-            td_target = reward + discount * (1 - terminated) * state_value
+            td_target = reward + discount * (1 - terminated.to(reward.dtype)) * state_value
 
         # Rollout: z_0 = h(s_0), z_{t+1} = d(z_t, a_t)
         latents = self.world_model.unroll(batch[keys.observation][:, 0], action, of_slice)
-        latent, next_latent = latents[:, :-1], latents[:, 1:]
-
-        # Predictions
-        reward_logits = self.world_model.reward_logits(latent, action, context)
-        q_logits = self.q_ensemble.logits(
-            latent, action, context, params=self.q_ensemble_params, dropout=self.training
-        )
-
-        # Losses at every step of the rollout, [B, H]
-        terms = {
-            "consistency": (next_latent - target_latent).square().mean(-1),
-            "reward": self.world_model.two_hot.cross_entropy(reward_logits, reward).squeeze(-1),
-            "value": self.q_ensemble.two_hot.cross_entropy(q_logits, td_target).squeeze(-1).mean(0),
-        }
-        terms = {name: term * rho_weights(self.rho, term) for name, term in terms.items()}
-        if self.world_model.episodic:
-            termination_logit = self.world_model.termination_logit(next_latent, context)
-            terms["termination"] = F.binary_cross_entropy_with_logits(
-                termination_logit, terminated, reduction="none"
-            ).squeeze(-1)
-
-        losses = TensorDict()
-        for name, term in terms.items():
-            raw = self._reduce_loss(term, batch)
-            losses[f"loss_{name}"] = getattr(self, f"{name}_coef") * raw
-            losses[name] = raw.detach()
-        if self.world_model.episodic:
-            losses.update(_termination_statistics(termination_logit[:, -1], terminated[:, -1]))
-        losses["rollout"] = TensorDict(
+        rollout = TensorDict(
             {
-                keys.latent: latent,
+                keys.latent: latents[:, :-1],
                 keys.action: action,
-                next_key(keys.latent): next_latent,
+                next_key(keys.latent): latents[:, 1:],
                 next_key(keys.target_latent): target_latent,
                 next_key(keys.state_value): state_value,
                 next_key(keys.reward): reward,
-                next_key(keys.terminated): batch[next_key(keys.terminated)],
+                next_key(keys.terminated): terminated,
                 **context.entries(keys.context, action.shape[:2]),
             },
             batch_size=action.shape[:2],
-        ).update(batch.select(*self._task_keys(), *self._loss_mask_keys(), strict=False))
-        return losses
+        )
+        kept = batch.select(*self._task_keys(), *self._loss_mask_keys(), strict=False)
+        return rollout.update(kept), td_target
+
+    def _terms(
+        self, rollout: TensorDict, td_target: Tensor, context: Context
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses at every step of a rollout, ``[B, H]`` each, and what is reported beside."""
+        keys, model, q_ensemble = self.tensor_keys, self.world_model, self.q_ensemble
+        latent, action = rollout[keys.latent], rollout[keys.action]
+        next_latent, reward = rollout[next_key(keys.latent)], rollout[next_key(keys.reward)]
+
+        # Predictions
+        reward_logits = model.reward_logits(latent, action, context)
+        q_logits = q_ensemble.logits(
+            latent, action, context, params=self.q_ensemble_params, dropout=self.training
+        )
+
+        # Sums over the horizon are weighted by rho^t, the termination term excepted
+        consistency = (next_latent - rollout[next_key(keys.target_latent)]).square().mean(-1)
+        terms = {
+            "consistency": consistency,
+            "reward": model.two_hot.cross_entropy(reward_logits, reward).squeeze(-1),
+            "value": q_ensemble.two_hot.cross_entropy(q_logits, td_target).squeeze(-1).mean(0),
+        }
+        terms = {name: term * rho_weights(self.rho, term) for name, term in terms.items()}
+        metrics = {
+            "clipped_reward": model.two_hot.share_beyond(reward),
+            "clipped_td_target": q_ensemble.two_hot.share_beyond(td_target),
+            "largest_reward": reward.abs().amax(),
+            "largest_td_target": td_target.abs().amax(),
+        }
+        if model.episodic:
+            logit = model.termination_logit(next_latent, context)
+            terminated = rollout[next_key(keys.terminated)].to(reward.dtype)
+            terms["termination"] = F.binary_cross_entropy_with_logits(
+                logit, terminated, reduction="none"
+            ).squeeze(-1)
+            metrics |= termination_statistics(logit[:, -1], terminated[:, -1])
+        return terms, metrics
 
     def actor_loss(
         self,
@@ -319,17 +370,19 @@ class TDMPC2Loss(FunctionalLoss):
             ``loss_actor``, its value again as ``actor``, ``entropy``, ``scaled_entropy`` and
             ``value_scale``.
         """
+        self._refuse_masks(rollout)
         key = self.tensor_keys.latent
         latent = torch.cat([rollout[key], rollout[next_key(key)][:, -1:]], 1).detach()
         context = (self.context(rollout) if context is None else context).unsqueeze(1)
-        policy = self.policy_prior.sample(latent, policy_eps, context)
+        with self._weights_of("policy_prior"):
+            policy = self.policy_prior.sample(latent, policy_eps, context)
 
         # Q(z, pi(z)): gradients flow through the action, not into the Q-functions
         value = self.q_ensemble.value(
             latent,
             policy.action,
             context,
-            params=self.q_ensemble_params.data,
+            params=self.q_ensemble_params.detach(),
             pair=self.q_ensemble.draw_pair() if q_pair is None else q_pair,
             dropout=self.training,
         ).mean(0)
@@ -370,13 +423,3 @@ class TDMPC2Loss(FunctionalLoss):
         """The rollout's loss masks for z_0 .. z_H: z_H counts where the last transition does."""
         masks = rollout.select(*self._loss_mask_keys(), strict=False)
         return torch.cat([masks, masks[:, -1:]], 1)
-
-
-@torch.no_grad()
-def _termination_statistics(logit: Tensor, terminated: Tensor) -> dict[str, Tensor]:
-    """Share of terminations, and the F1 score of their prediction, for ``[B, 1]`` steps."""
-    predicted, actual = logit > 0, terminated > 0.5  # a probability above one half
-    hits = (predicted & actual).sum()
-    # F1 = 2 hits / (predicted + actual); 0 where nothing terminated and nothing was predicted to
-    f1 = 2 * hits.to(terminated.dtype) / (predicted.sum() + actual.sum()).clamp(min=1)
-    return {"termination_rate": terminated.mean(), "termination_f1": f1}

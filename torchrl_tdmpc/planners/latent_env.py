@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Bounded, Composite, Unbounded
@@ -49,6 +51,17 @@ class LatentEnv(ModelBasedEnvBase):
         self.state_spec = self.observation_spec.clone()
         self.action_spec = Composite({action_key: Bounded(-1, 1, (action_dim,), **leaf)})
         self.reward_spec = Unbounded((1,), **leaf)
+
+    def to(self, *args, **kwargs) -> LatentEnv:
+        """Move the specs, and the world model's weights with them."""
+        self.world_model.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> LatentEnv:
+        # What owns this environment moves, and the world model with it
+        super()._apply(fn, recurse)
+        super().to(fn(torch.empty(0, device=self.device)).device)
+        return self
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         latent, action = tensordict.get(self.latent_key), tensordict.get(self.action_key)

@@ -12,9 +12,17 @@ from torchrl.envs import TensorDictPrimer
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MPCPlannerBase
 
-from torchrl_tdmpc.modules import Context, Execution, PolicyPrior, QEnsemble
+from torchrl_tdmpc.modules import (
+    Context,
+    Execution,
+    PolicyPrior,
+    QEnsemble,
+    TDMPC2WorldModel,
+    refuse_misfit,
+)
 from torchrl_tdmpc.planners.latent_env import LatentEnv
 from torchrl_tdmpc.planners.plan import Elites, Plan, PlanDraws
+from torchrl_tdmpc.planners.warm_start import WarmStart
 
 __all__ = ["TDMPC2Planner", "default_iterations"]
 
@@ -43,13 +51,13 @@ class TDMPC2Planner(MPCPlannerBase):
     environments of one call may have different tasks.
 
     Args:
-        env: the latent environment; its world model imagines.
+        world_model: imagines; ``env``, a :class:`LatentEnv`, shows it as TorchRL's planners do.
         policy_prior: proposes trajectories, and acts after the horizon.
         q_ensemble: values what comes after the horizon.
 
     Keyword Args:
-        discount: discount factor, gamma, in (0, 1); None for a world model of several tasks, each
-            of which has its own.
+        discount: discount factor, gamma, in (0, 1). Left out for a world model of several tasks
+            alone, each of which has its own.
         horizon: number of agent steps planned ahead, H.
         iterations: number of refinements of the action distribution; ``"auto"`` is 6, or 8 from 20
             action dimensions on.
@@ -66,14 +74,12 @@ class TDMPC2Planner(MPCPlannerBase):
         nan_values_key: where the number of NaN trajectory values is written, ``[*envs]``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument out of its range, or networks that do not fit each other.
 
     Examples:
         >>> from tensordict import TensorDict
         >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
-        >>> world_model, policy_prior, q_ensemble = make_networks((3,), 2, MODEL_SIZES[1])
-        >>> env = LatentEnv(world_model, action_dim=2)
-        >>> planner = TDMPC2Planner(env, policy_prior, q_ensemble, discount=0.99)
+        >>> planner = TDMPC2Planner(*make_networks((3,), 2, MODEL_SIZES[1]), discount=0.99)
         >>> data = TensorDict(
         ...     observation=torch.randn(4, 3), _previous_mean=torch.zeros(4, 3, 2), batch_size=4
         ... )
@@ -83,11 +89,11 @@ class TDMPC2Planner(MPCPlannerBase):
 
     def __init__(
         self,
-        env: LatentEnv,
+        world_model: TDMPC2WorldModel,
         policy_prior: PolicyPrior,
         q_ensemble: QEnsemble,
         *,
-        discount: float | None,
+        discount: float | None = None,
         horizon: int = 3,
         iterations: int | Literal["auto"] = "auto",
         num_samples: int = 512,
@@ -101,12 +107,16 @@ class TDMPC2Planner(MPCPlannerBase):
         previous_mean_key: NestedKey = "_previous_mean",
         nan_values_key: NestedKey = "nan_values",
     ):
+        if isinstance(world_model, LatentEnv):
+            raise TypeError("the first argument is a LatentEnv; give its world model instead.")
+        refuse_misfit(world_model, policy_prior, q_ensemble)
+        env = LatentEnv(world_model, q_ensemble.action_dim)
         super().__init__(env, action_key=env.action_key)
         self.action_spec = env.full_action_spec[env.action_key]
-        self.world_model = env.world_model
+        self.world_model = world_model
         self.policy_prior = policy_prior
         self.q_ensemble = q_ensemble
-        self.action_dim = self.action_spec.shape[-1]
+        self.action_dim = q_ensemble.action_dim
         if iterations == "auto":
             iterations = default_iterations(self.action_dim)
         self.discount = discount
@@ -134,11 +144,12 @@ class TDMPC2Planner(MPCPlannerBase):
     def _refuse_bad_arguments(self) -> None:
         self.world_model.refuse_discount("planner.discount", self.discount)
         limits = {
-            "horizon": (self.horizon >= 1, "at least 1"),
+            "horizon": (1 <= self.horizon <= 1000, "at least 1 and at most 1000"),
             "iterations": (
-                isinstance(self.iterations, int) and self.iterations >= 1,
-                "'auto' or at least 1",
+                isinstance(self.iterations, int) and 1 <= self.iterations <= 1000,
+                "'auto' or at least 1 and at most 1000",
             ),
+            "num_samples": (1 <= self.num_samples <= 1_000_000, "from 1 to 1,000,000"),
             "num_elites": (
                 1 <= self.num_elites <= self.num_samples,
                 f"between 1 and num_samples = {self.num_samples}",
@@ -147,8 +158,9 @@ class TDMPC2Planner(MPCPlannerBase):
                 0 <= self.num_pi_trajs <= self.num_samples,
                 f"between 0 and num_samples = {self.num_samples}",
             ),
+            "max_std": (0 < self.max_std <= 100, "in (0, 100]"),
             "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
-            "temperature": (self.temperature > 0, "positive"),
+            "temperature": (0 < self.temperature <= 1e6, "positive and at most 1,000,000"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:
@@ -160,7 +172,7 @@ class TDMPC2Planner(MPCPlannerBase):
         spec = Unbounded(
             (self.horizon, self.action_dim), device=parameter.device, dtype=parameter.dtype
         )
-        return TensorDictPrimer({self.in_keys[1]: spec}, default_value=0.0, expand_specs=True)
+        return WarmStart(self.in_keys[1], spec, self.env.action_key)
 
     def forward(
         self, tensordict: TensorDictBase, tensordict_out: TensorDictBase | None = None
@@ -169,6 +181,7 @@ class TDMPC2Planner(MPCPlannerBase):
 
         Raises:
             KeyError: the previous mean is missing.
+            ValueError: it is of another planner.
         """
         out = tensordict if tensordict_out is None else tensordict_out
         for key, value in zip(self.out_keys_source, self._act(tensordict), strict=True):
@@ -191,6 +204,11 @@ class TDMPC2Planner(MPCPlannerBase):
             )
         envs = tensordict.select(*self.in_keys).reshape(-1)
         observation, mean = envs.get(observation_key), envs.get(mean_key)
+        if mean.shape[1:] != (self.horizon, self.action_dim):
+            raise ValueError(
+                f"the warm start {mean_key!r} has shape {list(mean.shape[1:])}; this planner's is "
+                f"[horizon, action] = {[self.horizon, self.action_dim]}."
+            )
         explore = exploration_type() == ExplorationType.RANDOM
         context = self.world_model.context(envs)
         latent = self.world_model.encode(observation, context)
@@ -225,6 +243,8 @@ class TDMPC2Planner(MPCPlannerBase):
             action=normal(envs, action),
         )
 
+    # Under a compilation of the user's, each refinement is compiled once: not all of them as one
+    @torch.compiler.disable(recursive=False)
     def plan(
         self,
         latent: Tensor,

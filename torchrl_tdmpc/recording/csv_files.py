@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchrl_tdmpc.checkpoints.durable import naming_file
 from torchrl_tdmpc.recording.rows import EVAL_COLUMNS
 
 __all__ = ["CsvFiles", "refuse_other_run", "truncate_to"]
+
+# How a line begins in the files of a run that are written anew
+FIRST_LINES = {"train.csv": b"step,", "eval.csv": b"step,reward,", "config.yaml": b"versions:"}
 
 
 class CsvFiles:
@@ -21,6 +25,7 @@ class CsvFiles:
     Args:
         output_dir: Where the files go; made when absent.
         train_columns: The columns of ``train.csv``; see :class:`RunRecord`.
+        eval_columns: The columns of ``eval.csv``.
         resume: Go on with the files in ``output_dir``; :meth:`load_state_dict` says from where.
 
     Raises:
@@ -38,14 +43,19 @@ class CsvFiles:
     """
 
     def __init__(
-        self, output_dir: str | Path, train_columns: Sequence[str], *, resume: bool = False
+        self,
+        output_dir: str | Path,
+        train_columns: Sequence[str],
+        eval_columns: Sequence[str] = EVAL_COLUMNS,
+        *,
+        resume: bool = False,
     ):
         output_dir = Path(output_dir)
         if not resume:
             refuse_other_run(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         self._train = _CsvFile(output_dir / "train.csv", train_columns, resume)
-        self._eval = _CsvFile(output_dir / "eval.csv", EVAL_COLUMNS, resume)
+        self._eval = _CsvFile(output_dir / "eval.csv", eval_columns, resume)
 
     def on_episode(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Write a row of ``train.csv``."""
@@ -57,8 +67,8 @@ class CsvFiles:
 
     def on_end(self, trainer: Any) -> None:
         """Close the files."""
-        self._train.file.close()
-        self._eval.file.close()
+        self._train.close()
+        self._eval.close()
 
     def state_dict(self) -> dict[str, int]:
         """How far the files reach, which are on disk then."""
@@ -83,7 +93,8 @@ class _CsvFile:
         if resume and not path.exists():
             raise ValueError(f"{path} is missing; a run is resumed in the folder that it wrote to.")
         if not resume:
-            path.write_text(header, encoding="utf-8", newline="\n")
+            with naming_file(path):
+                path.write_text(header, encoding="utf-8", newline="\n")
         self.file = path.open("a+", newline="", encoding="utf-8")  # writes at its end, wherever
         self.file.seek(0)
         if self.file.readline() != header:
@@ -93,27 +104,47 @@ class _CsvFile:
 
     def sync(self) -> int:
         """Make the rows outlive the machine, and return the file's size in bytes."""
-        os.fsync(self.file.fileno())
-        return self.path.stat().st_size
+        with naming_file(self.path):
+            os.fsync(self.file.fileno())
+            return self.path.stat().st_size
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._writer.writerow(row)
-        self.file.flush()
+        with naming_file(self.path):
+            self._writer.writerow(row)
+            self.file.flush()
+
+    def close(self) -> None:
+        with naming_file(self.path):
+            self.file.close()
 
 
 def refuse_other_run(output_dir: Path) -> None:
     """Keep a new run out of a folder that holds one.
 
     Raises:
-        FileExistsError: If there are checkpoints, or rows in ``train.csv``.
+        FileExistsError: If there are checkpoints, rows in ``train.csv``, or files of the names that
+            a run writes which are no run's.
     """
-    train = output_dir / "train.csv"
-    has_rows = train.exists() and train.read_text(encoding="utf-8").count("\n") > 1
-    if has_rows or any(output_dir.glob("checkpoints/checkpoint-*")):
+    where = f"output_dir {str(output_dir)!r}"
+    if any(output_dir.glob("checkpoints/checkpoint-*")):
         raise FileExistsError(
-            f"output_dir {str(output_dir)!r} already holds a run: "
+            f"{where} already holds a run: "
             "choose another directory, move that run away, or continue it with resume=auto"
         )
+    train = output_dir / "train.csv"
+    if train.exists() and train.read_bytes().count(b"\n") > 1:
+        raise FileExistsError(
+            f"{where} holds the train.csv of a run without a checkpoint, which cannot be resumed: "
+            "choose another directory, or move that file away"
+        )
+    for name, beginning in FIRST_LINES.items():
+        path = output_dir / name
+        content = path.read_bytes() if path.exists() else b""
+        if content and not any(line.startswith(beginning) for line in content.splitlines()):
+            raise FileExistsError(
+                f"{where} holds a {name} that no run wrote, and would be written over: "
+                "choose another directory, or move that file away"
+            )
 
 
 def truncate_to(path: Path, size: int) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchrl.record.loggers import Logger, get_logger
+from torchrl.record.loggers import Logger, TensorboardLogger, WandbLogger
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["LoggerRows", "check_backend", "make_logger"]
 
@@ -19,10 +22,13 @@ class LoggerRows:
 
     Args:
         logger: Where the rows go, each at its environment step.
+        artifact: Whether wandb gets the last checkpoint too when the run ends.
     """
 
-    def __init__(self, logger: Logger):
+    def __init__(self, logger: Logger, *, artifact: bool = False):
         self.logger = logger
+        self.artifact = artifact
+        self._checkpoint: Path | None = None
 
     def on_episode(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Send a training row."""
@@ -32,8 +38,15 @@ class LoggerRows:
         """Send an evaluation row."""
         self._send("eval", row)
 
+    def on_checkpoint(self, trainer: Any, path: Path) -> None:
+        """Remember the newest checkpoint."""
+        self._checkpoint = path
+
     def on_end(self, trainer: Any) -> None:
         """Close the logger."""
+        if self.artifact and self._checkpoint is not None:
+            run = self.logger.experiment
+            run.log_artifact(self._checkpoint, name=f"checkpoint-{run.id}", type="model")
         self.logger.close()
 
     def _send(self, prefix: str, row: Mapping[str, Any]) -> None:
@@ -41,14 +54,41 @@ class LoggerRows:
         self.logger.log_metrics(scalars, step=row["step"])
 
 
-def make_logger(backend: str, output_dir: str | Path, *, project: str) -> Logger | None:
+class ResumedTensorboardLogger(TensorboardLogger):
+    """TorchRL's logger, which goes on with a run: what came after the checkpoint is not shown.
+
+    Args:
+        exp_name: see TorchRL's.
+        log_dir: see TorchRL's.
+        purge_step: the first environment step whose points are dropped.
+    """
+
+    def __init__(self, exp_name: str, log_dir: str, *, purge_step: int):
+        self.purge_step = purge_step
+        super().__init__(exp_name, log_dir)
+
+    def _create_experiment(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(Path(self.log_dir, self.exp_name), purge_step=self.purge_step)
+
+
+def make_logger(
+    backend: str,
+    output_dir: str | Path,
+    *,
+    resumed_step: int | None = None,
+    **wandb_settings: Any,
+) -> Logger | None:
     """The logger of a run, with its files in ``output_dir``; None for ``"csv"``.
 
     Args:
         backend: ``"csv"``, ``"tensorboard"`` or ``"wandb"``. wandb obeys its own variables:
             ``WANDB_MODE=offline``.
         output_dir: The run's folder.
-        project: wandb's project.
+        resumed_step: Environment steps at the checkpoint that a run goes on from.
+        wandb_settings: Of ``wandb.init``: ``project``, ``entity``, ``group``, ``tags``, ``name``
+            and ``id``. A run that goes on is the same one for wandb if its id is.
 
     Raises:
         ValueError: If ``backend`` is unknown.
@@ -57,10 +97,12 @@ def make_logger(backend: str, output_dir: str | Path, *, project: str) -> Logger
     check_backend(backend)
     if backend == "csv":
         return None
-    output_dir = Path(output_dir)
-    name = "tensorboard" if backend == "tensorboard" else output_dir.resolve().name
-    wandb_kwargs = {"project": project, "log_env_packages": False}
-    return get_logger(backend, str(output_dir), name, wandb_kwargs=wandb_kwargs)
+    if backend == "wandb":
+        name = wandb_settings.pop("name")
+        return WandbLogger(name, log_dir=str(output_dir), log_env_packages=False, **wandb_settings)
+    if resumed_step is None:
+        return TensorboardLogger("tensorboard", str(output_dir))
+    return ResumedTensorboardLogger("tensorboard", str(output_dir), purge_step=resumed_step + 1)
 
 
 def check_backend(backend: str) -> None:

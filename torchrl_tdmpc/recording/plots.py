@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrl_tdmpc.checkpoints.durable import naming_file
+
 __all__ = ["ReturnsPlot", "plot_returns"]
 
 
@@ -68,7 +70,8 @@ def plot_returns(
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
     path = output_dirs[0] / "returns.png" if path is None else Path(path)
-    figure.savefig(path, dpi=120)
+    with naming_file(path):
+        figure.savefig(path, dpi=120)
     return path
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrl_tdmpc.checkpoints.durable import naming_file
+
 __all__ = ["write_config"]
 
 PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
@@ -35,7 +37,10 @@ def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
             versions[package] = version
     path = Path(output_dir) / "config.yaml"
     record = {**config, "versions": versions, "commit": _git_commit(Path(__file__).parent)}
-    path.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with naming_file(path):
+        path.write_text(
+            yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
     return path
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 
+from torchrl_tdmpc.modules import SymlogTwoHot
 from torchrl_tdmpc.recording.memory import peak_memory_mib
 
 __all__ = ["EVAL_COLUMNS", "RunRecord"]
 
 COUNTS = ("skipped_updates",)  # metrics that a row adds up; it averages the others
+LARGEST = ("largest_reward", "largest_td_target")  # metrics of which a row has the largest
 TRAIN_COLUMNS = ("step", "agent_steps", "episode", "return", "length")
 COST_COLUMNS = ("ms_per_step", "peak_memory_mib", "seconds")
 EVAL_COLUMNS = (
@@ -39,14 +43,18 @@ class RunRecord:
     Args:
         metrics: Names of the scalars that :meth:`update` receives: columns of a training row from
             the first update on.
+        extra: Names of further numbers of an episode, such as ``success``.
         seed: The run's, written into every evaluation row.
         device: Whose peak memory is reported: of the process on the CPU, of PyTorch on CUDA.
+        bins: The support that codes a scalar, by the scalar's name: ``reward``, ``td_target``. The
+            first row whose ``clipped_*`` metric of that name is not 0 warns of it.
 
     Raises:
         ValueError: If a metric is named like another column.
 
     Attributes:
         train_columns: The columns of a training row.
+        eval_columns: The columns of an evaluation row.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -59,14 +67,25 @@ class RunRecord:
     """
 
     def __init__(
-        self, metrics: Sequence[str] = (), *, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        metrics: Sequence[str] = (),
+        *,
+        extra: Sequence[str] = (),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        bins: Mapping[str, SymlogTwoHot] | None = None,
     ):
         if taken := set(metrics) & {*TRAIN_COLUMNS, *COST_COLUMNS}:
             raise ValueError(f"metrics {sorted(taken)} are named like other columns of train.csv")
+        if taken := set(extra) & {*TRAIN_COLUMNS, *metrics, *COST_COLUMNS, *EVAL_COLUMNS}:
+            raise ValueError(f"extra_keys {sorted(taken)} are named like other columns of a row.")
         self.metrics = tuple(metrics)
-        self.train_columns = (*TRAIN_COLUMNS, *self.metrics, *COST_COLUMNS)
+        self.extra = tuple(extra)
+        self.train_columns = (*TRAIN_COLUMNS, *self.extra, *self.metrics, *COST_COLUMNS)
+        self.eval_columns = (*EVAL_COLUMNS, *self.extra)
         self.seed = seed
         self.device = torch.device(device)
+        self._unwarned = dict(bins or {})
         self._episode = 0
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, torch.Tensor] = {}
@@ -89,17 +108,26 @@ class RunRecord:
         for name, value in metrics.items():
             if name not in self.metrics:
                 raise ValueError(
-                    f"metric {name!r} was not declared; declared: {list(self.metrics)}"
+                    f"metric {name!r} has no column; name it in the out_keys of its loss, or in "
+                    "the metric_names of its callback."
                 )
             if value.numel() != 1:
                 raise ValueError(f"metric {name!r} has shape {list(value.shape)}, not a scalar's")
             value = value.detach().reshape(()).to(self.device, torch.float32)
             finite = value.isfinite()
-            self._sums[name] = self._sums.get(name, 0.0) + torch.where(finite, value, 0.0)
+            value = torch.where(finite, value, 0.0)
+            before = self._sums.get(name, torch.zeros_like(value))
+            self._sums[name] = torch.maximum(before, value) if name in LARGEST else before + value
             self._counts[name] = self._counts.get(name, 0.0) + finite
 
     def episodes(
-        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
+        self,
+        *,
+        step: int,
+        agent_steps: int,
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        extra: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
         """A row for every episode that ended in one vector step.
 
@@ -112,25 +140,35 @@ class RunRecord:
             agent_steps: Actions chosen so far, summed over environments.
             returns: Undiscounted return of each episode.
             lengths: Agent steps in each episode.
+            extra: Further numbers of each episode, by their names.
 
         Returns:
             The rows; a column without a value is absent.
         """
         if not len(returns):
             return []
-        shared = {"step": step, "agent_steps": agent_steps, **self._take_averages()}
+        averages = self._take_averages()
+        self._warn_of_clipping(averages)
+        shared = {"step": step, "agent_steps": agent_steps, **averages}
         if (ms_per_step := self._take_ms_per_step(step)) is not None:
             shared["ms_per_step"] = ms_per_step
         shared |= {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
         rows = []
-        for episode_return, length in zip(returns, lengths, strict=True):
+        for index, (episode_return, length) in enumerate(zip(returns, lengths, strict=True)):
             self._episode += 1
             own = {"episode": self._episode, "return": float(episode_return), "length": int(length)}
+            own |= {name: float(values[index]) for name, values in extra.items()}
             rows.append({**shared, **own})
         return rows
 
     def evaluation(
-        self, *, step: int, agent_steps: int, returns: Sequence[float], lengths: Sequence[int]
+        self,
+        *,
+        step: int,
+        agent_steps: int,
+        returns: Sequence[float],
+        lengths: Sequence[int],
+        extra: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """The row of one evaluation.
 
@@ -139,12 +177,14 @@ class RunRecord:
             agent_steps: Actions chosen in training so far, summed over environments.
             returns: Undiscounted return of each evaluation episode, at least one.
             lengths: Agent steps in each of them.
+            extra: Further numbers of each of them, by their names.
 
         Returns:
             The row: ``reward`` is the mean return, ``reward_std`` its standard deviation over the
-            episodes (0 for one), ``length`` their mean length.
+            episodes (0 for one), ``length`` their mean length, as the further numbers are means.
         """
         returns = torch.as_tensor(returns, dtype=torch.float64)
+        means = {name: torch.as_tensor(v, dtype=torch.float64) for name, v in extra.items()}
         return {
             "step": step,
             "reward": returns.mean().item(),
@@ -154,6 +194,7 @@ class RunRecord:
             "length": torch.as_tensor(lengths, dtype=torch.float64).mean().item(),
             "agent_steps": agent_steps,
             "seconds": self._seconds(),
+            **{name: values.mean().item() for name, values in means.items()},
         }
 
     @contextmanager
@@ -194,11 +235,26 @@ class RunRecord:
             return {}
         both = torch.stack([*self._sums.values(), *self._counts.values()]).reshape(2, -1)
         averages = {
-            name: total if name in COUNTS else total / count if count else math.nan
+            name: total if name in (*COUNTS, *LARGEST) else total / count if count else math.nan
             for name, total, count in zip(self._sums, *both.tolist(), strict=True)
         }
         self._sums, self._counts = {}, {}
         return averages
+
+    def _warn_of_clipping(self, averages: Mapping[str, float]) -> None:
+        """Say once of each scalar that it left its bins, how far, and what to set."""
+        for name, bins in list(self._unwarned.items()):
+            if averages.get(f"clipped_{name}", 0.0) > 0:
+                del self._unwarned[name]
+                low, high = bins.ends
+                largest = averages[f"largest_{name}"]
+                end = math.ceil(math.log1p(largest))
+                warnings.warn(
+                    f"{name.replace('_', ' ')}s reach {largest:.4g} in magnitude, but the bins end "
+                    f"at {low:.4g} and {high:.4g} and code what lies beyond as their end: set "
+                    f"vmin to {-end} and vmax to {end}, or scale the rewards.",
+                    stacklevel=3,
+                )
 
     def _take_ms_per_step(self, step: int) -> float | None:
         """Milliseconds of unpaused time per environment step since the last call."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from torchrl_tdmpc.checkpoints.durable import naming_file
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
@@ -60,7 +61,7 @@ class ValueHeadSnapshots:
             seed=self.seed,
             num_examples=self.num_examples,
         )
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming_file(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": row["step"], **snapshot}) + "\n")
 
     def state_dict(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.online import EVALUATION_SEED, OnlineTrainer
+from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps
 from torchrl_tdmpc.trainers.stepper import UpdateStepper
@@ -20,6 +21,7 @@ __all__ = [
     "Counters",
     "GracefulInterrupt",
     "OnlineTrainer",
+    "Patience",
     "SkippedUpdates",
     "TDMPC2Update",
     "UpdateStepper",

@@ -27,7 +27,7 @@ from torchrl_tdmpc.modules import (
     model_size,
 )
 from torchrl_tdmpc.objectives import TDMPC2Loss
-from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.planners import TDMPC2Planner
 
 __all__ = ["Agent", "build_networks", "describe_agent", "load_agent"]
 
@@ -48,9 +48,7 @@ class Agent:
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
         >>> task = load_task("dmcontrol", "cartpole-swingup")
-        >>> world_model, policy_prior, q_ensemble = build_networks(task, {"size": 1})
-        >>> env = LatentEnv(world_model, task.action_dim)
-        >>> planner = TDMPC2Planner(env, policy_prior, q_ensemble, discount=0.99)
+        >>> planner = TDMPC2Planner(*build_networks(task, {"size": 1}), discount=0.99)
         >>> agent = Agent(planner, task.observation_shape)
         >>> agent.act(np.zeros(5)).shape, agent.act(torch.zeros(5)).shape
         ((1,), torch.Size([1]))
@@ -207,19 +205,11 @@ def load_agent(
             f"the networks of {checkpoint} were built by its run's own code; build them again and "
             "give them as networks=(world_model, policy_prior, q_ensemble)."
         )
-    shape, action_dim = record["observation_shape"], record["action_dim"]
+    shape = record["observation_shape"]
     if networks is None:
-        networks = _build(shape, action_dim, record["episodic"], record["model"])
-    world_model, policy_prior, q_ensemble = (network.to(device) for network in networks)
-    loss = TDMPC2Loss(
-        world_model, policy_prior, q_ensemble, discount=record["planner"]["discount"]
-    ).to(device)
+        networks = _build(shape, record["action_dim"], record["episodic"], record["model"])
+    networks = [network.to(device) for network in networks]
+    loss = TDMPC2Loss(*networks, discount=record["planner"]["discount"]).to(device)
     load_checkpoint(checkpoint, {"loss": loss}, map_location=device)
-    planner = TDMPC2Planner(
-        LatentEnv(world_model, action_dim),
-        policy_prior,
-        q_ensemble,
-        execution=execution,
-        **record["planner"],
-    )
+    planner = TDMPC2Planner(*networks, execution=execution, **record["planner"])
     return Agent(planner, shape)

@@ -2,81 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase
-from torchrl.envs import TransformedEnv
+from torch import Tensor
+from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, forked_generators, make_env
+from torchrl_tdmpc.envs import Task, env_seeds, forked_generators, make_env, names_of
 
 __all__ = ["evaluate"]
+
+MOST_ENVS = 10  # environments that are open at once, unless more are asked for
 
 
 def evaluate(
     policy: TensorDictModuleBase | None,
-    task: Task,
+    task_or_envs: Task | EnvBase,
     *,
     episodes: int,
+    num_envs: int | None = None,
     seed: int,
     device: torch.device | str = "cpu",
+    extra_keys: Sequence[NestedKey] | None = None,
     on_begin: Callable[[TransformedEnv], None] = lambda env: None,
     on_step: Callable[[], None] = lambda: None,
-) -> tuple[list[float], list[int]]:
-    """Run evaluation episodes side by side, each in an environment of its own.
+) -> list[dict[str, Any]]:
+    """Run evaluation episodes, some of them side by side.
 
-    The result is a function of the policy's weights and of ``seed``: environments are made afresh,
-    and torch's generators are forked, so that whatever surrounds a call is left as it was.
+    The rows are a function of the policy's weights, ``seed``, ``episodes`` and ``num_envs``:
+    environments are made afresh and closed, and torch's generators are forked, so that whatever
+    surrounds a call is left as it was. Where an episode begins depends on ``seed`` and its number
+    alone.
 
     Args:
         policy: acts without exploring; None acts at random.
-        task: what to pose.
+        task_or_envs: what to act in: a task, or environments of batch size ``[]`` or ``[N]`` whose
+            episodes end by themselves. Such environments are seeded with ``seed`` and left open;
+            where their episodes begin depends on what they do with a seed.
         episodes: number of episodes.
+        num_envs: environments of a task that are open at once; None takes one for each episode, at
+            most 10. Environments that were given are as many as they are.
         seed: of the environments and of every draw.
         device: where the policy is.
-        on_begin: given the environments before they are reset; it may append transforms, such as
-            :func:`~torchrl_tdmpc.recording.record_first_episode`.
+        extra_keys: further entries of the environments, one number each below ``"next"``, that rows
+            carry; None takes the task's.
+        on_begin: given the first environments before they are reset; it may append transforms, such
+            as :func:`~torchrl_tdmpc.recording.record_first_episode`.
         on_step: called after every agent step (of all environments together); an exception it
             raises ends the evaluation.
 
     Returns:
-        The undiscounted return of each episode, and its length in agent steps.
+        A row for each episode: ``return``, undiscounted; ``length`` in agent steps; and each of
+        ``extra_keys`` as it was after the last step, under its name in ``Task.extra_names``.
 
     Raises:
-        ValueError: no episode.
+        ValueError: no episode, or no environment.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
         >>> task = load_task("dmcontrol", "cartpole-swingup", episode_length=10)
-        >>> returns, lengths = evaluate(None, task, episodes=2, seed=0)
-        >>> lengths
-        [10, 10]
+        >>> rows = evaluate(None, task, episodes=3, num_envs=2, seed=0)
+        >>> [row["length"] for row in rows]
+        [10, 10, 10]
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
-    env = TransformedEnv(make_env(task, num_envs=episodes, seed=seed, device=device))
-    if policy is not None and (primers := get_primers_from_module(policy, warn=False)) is not None:
-        env.append_transform(primers)
+    is_task = isinstance(task_or_envs, Task)
+    if extra_keys is None:
+        extra_keys = task_or_envs.extra_keys if is_task else ()
+    extra_names = names_of(extra_keys)
+    if not is_task:
+        num_envs = max(1, task_or_envs.batch_size.numel())
+    elif num_envs is None:
+        num_envs = min(episodes, MOST_ENVS)
+    elif num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs}; an evaluation needs at least 1.")
+    rows: list[dict[str, Any]] = []
     cuda_devices = [device] if device.type == "cuda" else []
+    with (
+        forked_generators(seed, cuda_devices),
+        set_exploration_type(ExplorationType.DETERMINISTIC),
+        torch.no_grad(),
+    ):
+        if not is_task:
+            task_or_envs.set_seed(seed)
+        while len(rows) < episodes:
+            if is_task:
+                seeds = env_seeds(seed, episodes)[len(rows) : len(rows) + num_envs]
+                envs = _made(task_or_envs, seeds, device)
+            else:
+                envs = _given(task_or_envs)
+            with envs as env:
+                primers = None if policy is None else get_primers_from_module(policy, warn=False)
+                if primers is not None:
+                    env.append_transform(primers)
+                if not rows:
+                    on_begin(env)
+                rows += _episodes(env, policy, extra_names, on_step)
+    return rows[:episodes]
+
+
+@contextmanager
+def _made(task: Task, seeds: Sequence[int], device: torch.device) -> Iterator[TransformedEnv]:
+    """Environments of a task, closed in the end."""
+    env = TransformedEnv(make_env(task, num_envs=len(seeds), seed=seeds, device=device))
     try:
-        on_begin(env)
-        with (
-            forked_generators(seed, cuda_devices),
-            set_exploration_type(ExplorationType.DETERMINISTIC),
-        ):
-            steps = env.rollout(
-                task.episode_length,
-                policy,
-                break_when_any_done=False,
-                break_when_all_done=True,
-                callback=lambda env, tensordict: on_step(),
-            )
+        yield env
     finally:
         env.close(raise_if_closed=False)  # as it is where on_begin failed
-    # An environment that ended early is reset and goes on: count up to the first end only
-    done, reward = steps["next", "done"].squeeze(-1), steps["next", "reward"].squeeze(-1)
-    counts = done.cumsum(1) - done.long() == 0
-    return (reward * counts).sum(1).tolist(), counts.sum(1).tolist()
+        del env
+        gc.collect()  # environments refer to themselves, and simulators' memory hangs on them
+
+
+@contextmanager
+def _given(env: EnvBase) -> Iterator[TransformedEnv]:
+    """A user's environments, with room for transforms that do not stay; they are left open."""
+    yield TransformedEnv(env, auto_unwrap=False)
+
+
+def _episodes(
+    env: EnvBase,
+    policy: TensorDictModuleBase | None,
+    extra_names: Mapping[str, NestedKey],
+    on_step: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """One episode in each environment; one that has ended waits for the others."""
+    act = env.rand_action if policy is None else policy
+    data = env.reset()
+    is_open = data.get("done").new_ones(env.batch_size)
+    rewards: list[Tensor] = []
+    lengths = is_open.long() * 0
+    extra = {}
+    while is_open.any():
+        if not is_open.all():
+            data["_step"] = is_open  # the others are not stepped
+        data = env.step(act(data))
+        step = data["next"]
+        rewards.append(torch.where(is_open, step["reward"].squeeze(-1), 0.0))
+        lengths += is_open
+        for name, key in extra_names.items():
+            value = step[key].reshape(env.batch_size)
+            extra[name] = torch.where(is_open, value, extra.get(name, value))
+        is_open = is_open & ~step["done"].squeeze(-1)
+        data = env.step_mdp(data)
+        on_step()
+    columns = {"return": torch.stack(rewards, -1).sum(-1), "length": lengths, **extra}
+    values = zip(*(column.flatten().tolist() for column in columns.values()))
+    return [dict(zip(columns, row)) for row in values]

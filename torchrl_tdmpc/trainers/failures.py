@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["CollectionError", "SkippedUpdates"]
+from torchrl.envs import EnvBase
+
+from torchrl_tdmpc.envs import WorkerError, failed_environment, has_lost_processes
+
+__all__ = ["CollectionError", "SkippedUpdates", "summary", "who_failed"]
 
 
 class CollectionError(RuntimeError):
@@ -59,3 +63,33 @@ class SkippedUpdates:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on counting from there."""
         self._in_a_row = state["in_a_row"]
+
+
+def who_failed(env: EnvBase | None, error: Exception) -> tuple[str, Exception]:
+    """The beginning of a sentence on an error in environments, and the error as it was there.
+
+    Args:
+        env: the environments; None if they are gone.
+        error: what was raised.
+
+    Examples:
+        >>> who_failed(None, RuntimeError("the motor is hot"))
+        ('the environments failed', RuntimeError('the motor is hot'))
+    """
+    number, error = failed_environment(env, error)
+    if number is not None:
+        return f"environment {number} failed", error
+    if env is not None and has_lost_processes(env):
+        return "the processes of the environments ended", error
+    return "the environments failed", error
+
+
+def summary(error: BaseException) -> str:
+    r"""What an error is and says, without further lines.
+
+    Examples:
+        >>> summary(RuntimeError("the motor is hot.\nIt has to cool down."))
+        'RuntimeError: the motor is hot'
+    """
+    text = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0].strip().rstrip(".")

@@ -6,7 +6,11 @@ import signal
 import threading
 from types import FrameType
 
-__all__ = ["GracefulInterrupt"]
+__all__ = ["GracefulInterrupt", "LeftEarly"]
+
+
+class LeftEarly(KeyboardInterrupt):
+    """Work was left because the run was asked to end, by the first signal; not by the second."""
 
 
 class GracefulInterrupt:
@@ -45,10 +49,10 @@ class GracefulInterrupt:
         """Leave long work, such as an evaluation, that has no result worth keeping.
 
         Raises:
-            KeyboardInterrupt: the run was asked to end.
+            LeftEarly: the run was asked to end.
         """
         if self.requested:
-            raise KeyboardInterrupt
+            raise LeftEarly
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

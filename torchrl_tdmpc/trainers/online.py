@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tensordict import TensorDictBase
@@ -18,23 +18,30 @@ from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import (
     CollectorState,
+    FolderLock,
     ReplayLog,
     find_checkpoint,
     resume_run,
     save_run,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, has_lost_processes, make_env, seed_generators
+from torchrl_tdmpc.envs import Task, kill_workers, make_env, seed_generators
 from torchrl_tdmpc.objectives import TDMPC2Loss
-from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
+from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import CsvFiles, LoggerRows, Progress, ReturnsPlot, RunRecord
 from torchrl_tdmpc.trainers import schedule
 from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
-from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
-from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.failures import (
+    CollectionError,
+    SkippedUpdates,
+    summary,
+    who_failed,
+)
+from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
+from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
@@ -61,6 +68,8 @@ class OnlineTrainer:
             :func:`~torchrl_tdmpc.trainers.seed_steps`.
         num_envs: environments that are stepped together.
         workers: see :func:`~torchrl_tdmpc.envs.make_env`.
+        env_timeout: seconds after which environments that give no answer (to a start, a reset, a
+            step) end the run; None waits for ever. See :class:`~torchrl_tdmpc.trainers.Patience`.
         model: settings of :func:`~torchrl_tdmpc.trainers.build_networks`; 1M parameters when not
             given. They also go into the checkpoints, from which
             :func:`~torchrl_tdmpc.trainers.load_agent` builds the networks again.
@@ -78,6 +87,7 @@ class OnlineTrainer:
             own.
         eval_interval: agent steps from one evaluation to the next.
         eval_episodes: episodes of an evaluation; 0 switches evaluation off.
+        eval_num_envs: see :func:`~torchrl_tdmpc.trainers.evaluate`.
         checkpoint_interval: agent steps from one checkpoint to the next.
         checkpoint_keep: newest checkpoints that are kept.
         max_skipped_updates: updates in a row that may be skipped because of a loss or gradient that
@@ -89,7 +99,7 @@ class OnlineTrainer:
         config: what else the checkpoints record: plain nested dictionaries.
 
     Raises:
-        FileExistsError: ``output_dir`` holds a run already.
+        FileExistsError: ``output_dir`` holds a run already, or another process writes to it.
         FileNotFoundError: there is nothing to resume.
         ValueError: a part or a number that does not fit.
 
@@ -122,6 +132,7 @@ class OnlineTrainer:
         seed_steps: int | None = None,
         num_envs: int = 1,
         workers: str = "serial",
+        env_timeout: float | None = 1800.0,
         model: Mapping[str, Any] | None = None,
         networks: Networks | None = None,
         loss: TDMPC2Loss | None = None,
@@ -134,6 +145,7 @@ class OnlineTrainer:
         callbacks: Iterable[Any] = (),
         eval_interval: int = 5_000,
         eval_episodes: int = 3,
+        eval_num_envs: int | None = None,
         checkpoint_interval: int = 5_000,
         checkpoint_keep: int = 2,
         max_skipped_updates: int = 100,
@@ -143,16 +155,22 @@ class OnlineTrainer:
         config: Mapping[str, Any] | None = None,
     ):
         self.task = task
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = None if output_dir is None else Path(output_dir).expanduser()
         self.steps = steps
         if seed_steps is None:
             seed_steps = schedule.seed_steps(task.episode_length, num_envs)
         self.seed_steps = seed_steps
         self.num_envs = num_envs
         self.eval_interval, self.eval_episodes = eval_interval, eval_episodes
+        self.eval_num_envs = eval_num_envs
         self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
         self.seed = seed
         self.device = torch.device(device)
+        if resume is not None and output_dir is None:
+            raise ValueError(
+                f"resume is {str(resume)!r}, but output_dir is None; a run is resumed in the "
+                "folder that it wrote to."
+            )
         self.resume = None if resume is None else find_checkpoint(resume, self.output_dir)
 
         if networks is None and loss is None and update is None:
@@ -170,6 +188,7 @@ class OnlineTrainer:
             num_envs=num_envs,
             networks_device=self.device,
         )
+        self.patience = Patience(env_timeout, self._say_that_it_waits)
         self.collector = collector or self._make_collector(workers)
         self.metadata = {
             "agent": describe_agent(task, self.planner, model),
@@ -183,10 +202,24 @@ class OnlineTrainer:
         self._is_stopped = False
         self._collected: Iterator[TensorDictBase] | None = None
         self._collector_state = CollectorState(self.collector)
-        callbacks = list(callbacks)
-        metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
-        self.record = RunRecord(metrics, seed=seed, device=self.device)
-        self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
+        self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
+        try:
+            if resume == "auto":  # nobody else writes from here on
+                self.resume = find_checkpoint(resume, self.output_dir)
+            callbacks = list(callbacks)
+            metrics = [*update.metric_names, "nan_values", *Callbacks(callbacks).metric_names]
+            model, q_ensemble = update.loss.world_model, update.loss.q_ensemble
+            self.record = RunRecord(
+                metrics,
+                extra=list(task.extra_names),
+                seed=seed,
+                device=self.device,
+                bins={"reward": model.two_hot, "td_target": q_ensemble.two_hot},
+            )
+            self.callbacks = Callbacks([*self._own_callbacks(logger), *callbacks])
+        except BaseException:
+            self._unlock()
+            raise
         self.replay_log = None
         if self.output_dir is not None:
             self.replay_log = ReplayLog(self.replay, self.output_dir / "checkpoints/replay")
@@ -197,11 +230,18 @@ class OnlineTrainer:
         Raises:
             FloatingPointError: too many updates in a row were skipped.
             ReplayError: what the environments sent cannot be learned from.
-            CollectionError: an environment failed or its process died; what there was is saved.
+            CollectionError: an environment failed, gave no answer or its process died, in training
+                or in an evaluation; what there was is saved.
             OSError: the last checkpoint could not be written.
+            ValueError: a callback with metrics was added after the columns were chosen.
         """
-        self._resume()
-        with self.interrupt, self._ending():
+        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
+            raise ValueError(
+                f"metric_names {sorted(late)} have no columns, because their callback was added "
+                "later; give it to the trainer among its callbacks."
+            )
+        with self.interrupt, self.patience, self._ending():
+            self._resume()
             self.callbacks.on_begin(self)
             counters = self.counters
             while True:
@@ -231,11 +271,14 @@ class OnlineTrainer:
 
     def collect(self) -> None:
         """Take one agent step in each environment, and remember it."""
+        if self.lock is not None:
+            self.lock.refuse_deleted()
         try:
-            self._collected = self._collected or iter(self.collector)
-            data = next(self._collected)
+            with self.patience.waiting():
+                self._collected = self._collected or iter(self.collector)
+                data = next(self._collected)
         except Exception as error:
-            raise self._collection_error(error) from error
+            self._end_collection(error)
         self.replay.extend(data)
         self.counters.agent_steps += data.numel()
         self.counters.nan_values = data["nan_values"].float().mean()
@@ -246,6 +289,9 @@ class OnlineTrainer:
             agent_steps=self.counters.agent_steps,
             returns=ended["episode_reward"].flatten().tolist(),
             lengths=ended["step_count"].flatten().tolist(),
+            extra={
+                name: ended[key].flatten().tolist() for name, key in self.task.extra_names.items()
+            },
         )
         for row in rows:
             self.callbacks.on_episode(self, row)
@@ -253,24 +299,28 @@ class OnlineTrainer:
     def evaluate(self) -> None:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
-            with self.record.pause():
-                returns, lengths = evaluate(
+            with self.record.pause(), self.patience.waiting():
+                rows = evaluate(
                     self.planner,
                     self.task,
                     episodes=self.eval_episodes,
+                    num_envs=self.eval_num_envs,
                     seed=self.seed + EVALUATION_SEED,
                     device=self.device,
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
-        except KeyboardInterrupt:
+        except LeftEarly:
             return
+        except Exception as error:
+            self._end_evaluation(error)
         self.counters.evaluated = self.counters.agent_steps
         row = self.record.evaluation(
             step=self._environment_steps,
             agent_steps=self.counters.agent_steps,
-            returns=returns,
-            lengths=lengths,
+            returns=[row["return"] for row in rows],
+            lengths=[row["length"] for row in rows],
+            extra={name: [row[name] for row in rows] for name in self.task.extra_names},
         )
         with self.record.pause():
             self.callbacks.on_evaluation(self, row)
@@ -291,7 +341,11 @@ class OnlineTrainer:
                 self.components,
                 self.callbacks.components,
                 self.replay_log,
-                metadata={"agent_steps": self.counters.agent_steps, **self.metadata},
+                metadata={
+                    "agent_steps": self.counters.agent_steps,
+                    "environment_steps": self._environment_steps,
+                    **self.metadata,
+                },
                 keep_last=self.checkpoint_keep,
             )
         self.callbacks.on_checkpoint(self, path)
@@ -329,6 +383,7 @@ class OnlineTrainer:
         return due and self.eval_episodes > 0 and not self.is_stopping
 
     def _on_evaluation_step(self) -> None:
+        self.patience.begin()
         self.interrupt.raise_if_requested()
         self.callbacks.on_evaluation_step(self)
 
@@ -336,13 +391,28 @@ class OnlineTrainer:
         env = make_env(
             self.task, num_envs=self.num_envs, seed=self.seed, device=self.device, workers=workers
         )
-        return Collector(
-            TransformedEnv(env, Compose(RewardSum(), StepCounter())),
-            self.planner,
-            frames_per_batch=self.num_envs,
-            init_random_frames=self.seed_steps,
-            auto_register_policy_transforms=True,
-        )
+        self._starting = env
+        try:
+            with self.patience as patience, patience.waiting():
+                return Collector(
+                    TransformedEnv(env, Compose(RewardSum(), StepCounter())),
+                    self.planner,
+                    frames_per_batch=self.num_envs,
+                    init_random_frames=self.seed_steps,
+                    auto_register_policy_transforms=True,
+                )
+        except Exception as error:
+            who, error = who_failed(env, error)
+            kill_workers(env)
+            raise CollectionError(f"{who} at the start ({summary(error)}).") from error
+        finally:
+            self._starting = None
+
+    def _say_that_it_waits(self, seconds: float) -> None:
+        ready = ""
+        if self._starting is not None:
+            ready = f" ({int(self._starting.ready.sum())} of {self.num_envs} are ready)"
+        print(f"waiting for the environments for {seconds:g} seconds{ready}", flush=True)
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
         """Progress; with ``output_dir`` CSV files and their plot; with a logger its rows.
@@ -353,7 +423,8 @@ class OnlineTrainer:
             yield Progress()
         if self.output_dir is not None:
             is_resumed = self.resume is not None
-            yield CsvFiles(self.output_dir, self.record.train_columns, resume=is_resumed)
+            columns = self.record.train_columns, self.record.eval_columns
+            yield CsvFiles(self.output_dir, *columns, resume=is_resumed)
             if importlib.util.find_spec("matplotlib") is not None:
                 yield ReturnsPlot(self.output_dir, title=self._title)
         if logger is not None:
@@ -382,29 +453,48 @@ class OnlineTrainer:
                 stacklevel=2,
             )
 
-    def _collection_error(self, error: Exception) -> CollectionError:
+    def _end_collection(self, error: Exception) -> NoReturn:
         """Save what is left when an environment failed, and say so in one sentence."""
+        env = self._collector_state.env
+        who, error = who_failed(env, error)
+        kill_workers(env)  # what they would answer now is of no use
         self._collector_state.failed = True
         self._save_or_warn()
-        first_line = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
-        what = "the environments failed"
-        if has_lost_processes(self._collector_state.env):
-            what = "the processes of the environments ended"
+        raise CollectionError(f"{who} {self._when(error)}") from error
+
+    def _end_evaluation(self, error: Exception) -> NoReturn:
+        """Save the run when an evaluation failed, of which training itself knows nothing."""
+        self._save_or_warn()
+        who, error = who_failed(None, error)
+        raise CollectionError(f"in the evaluation, {who} {self._when(error)}") from error
+
+    def _when(self, error: Exception) -> str:
         saved = ""
         if self.output_dir is not None:
             saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
-        return CollectionError(
-            f"{what} after agent step {self.counters.agent_steps} ({first_line}){saved}."
-        )
+        return f"after agent step {self.counters.agent_steps} ({summary(error)}){saved}."
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """However the run ends: callbacks hear of it, and the environments are closed."""
         try:
             yield
-        finally:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # asked twice: no step is waited for
+                kill_workers(self._collector_state.env)
+            with suppress(Exception):  # what ended the run is what is told
+                self.callbacks.on_end(self)
+            raise
+        else:
             self.callbacks.on_end(self)
             self.collector.shutdown()
+        finally:
+            self.collector.shutdown(raise_on_error=False)
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
 
 def _is_due(interval: int, before: int, now: int) -> bool:
@@ -419,5 +509,5 @@ def _make_loss(task: Task, networks: Networks, device: torch.device) -> TDMPC2Lo
 
 
 def _make_planner(task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
-    env = LatentEnv(loss.world_model, task.action_dim)
-    return TDMPC2Planner(env, loss.policy_prior, loss.q_ensemble, discount=loss.discount)
+    networks = loss.world_model, loss.policy_prior, loss.q_ensemble
+    return TDMPC2Planner(*networks, discount=loss.discount)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+from tensordict import TensorDict, unravel_key
 
-from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.data import DatasetError, EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.modules.memory import refuse_beyond_memory
 
 __all__ = ["build_replay"]
 
@@ -22,8 +25,10 @@ def build_replay(
     batch_size: int = 256,
     device: str = "auto",
     networks_device: torch.device | str = "cpu",
+    episodes: EpisodeFiles | None = None,
+    fill: bool = True,
 ) -> EpisodeReplay:
-    """Make an empty replay for a run.
+    """Make the replay of a run: empty, or filled with stored episodes.
 
     Args:
         task: what the run trains on.
@@ -36,6 +41,12 @@ def build_replay(
         device: where it is stored. ``"auto"`` is ``networks_device`` if the storage takes at most
             half of that device's memory, and the CPU otherwise.
         networks_device: where batches go.
+        episodes: of the task, which the run begins with.
+        fill: whether they are read now. A run that is resumed gets them from its checkpoint.
+
+    Raises:
+        DatasetError: the episodes are of other tasks or shapes.
+        ValueError: a size out of its range, or one that the machine has no memory for.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -49,10 +60,14 @@ def build_replay(
     shortest = horizon if task.episodic else task.episode_length  # of the episodes that are kept
     most = steps + num_envs  # the last step of all environments may go beyond
     most += num_frames * (num_envs + most // shortest)
+    if episodes is not None:
+        most += episodes.num_steps + num_frames * episodes.num_episodes
     capacity = min(capacity, max(most, horizon + num_frames))
+    num_bytes = capacity * _bytes(task, num_frames)
+    refuse_beyond_memory(f"capacity is {capacity:,}; its transitions", num_bytes)
     if device == "auto":
-        device = _fitting_device(capacity * _bytes(task, num_frames), networks_device)
-    return EpisodeReplay(
+        device = _fitting_device(num_bytes, networks_device)
+    replay = EpisodeReplay(
         capacity=capacity,
         horizon=horizon,
         batch_size=batch_size,
@@ -60,14 +75,50 @@ def build_replay(
         sample_device=networks_device,
         frame_channels=task.frame_channels,
         episodic=task.episodic,
+        extra_keys=[unravel_key(("next", key)) for key in task.extra_keys],
     )
+    if episodes is not None and fill:
+        for episode in _of_task(episodes, task):
+            replay.extend(episode, source="stored")
+    return replay
+
+
+def _of_task(episodes: EpisodeFiles, task: Task) -> Iterator[TensorDict]:
+    """The episodes of one task; a data set that names no tasks must have one alone."""
+    names, first, is_there = episodes.tasks, None, False
+    if names is not None and task.name not in names:
+        raise DatasetError(
+            f"{episodes.folder} has the tasks {', '.join(names)}, but not {task.name}."
+        )
+    for episode in episodes:
+        index = int(episode["task"][0])
+        if names is None:
+            first = index if first is None else first
+            if index != first:
+                raise DatasetError(
+                    f"{episodes.folder} has the tasks {first} and {index}, and no names of them; a "
+                    "run on one task needs episodes of one."
+                )
+        elif index >= len(names) or names[index] != task.name:
+            continue
+        found = (tuple(episode["observation"].shape[1:]), episode["action"].shape[-1])
+        if found != (task.observation_shape, task.action_dim):
+            raise DatasetError(
+                f"{episodes.folder} has observations {list(found[0])} and {found[1]} actions; "
+                f"{task.name} has {list(task.observation_shape)} and {task.action_dim}."
+            )
+        is_there = True
+        yield episode
+    if not is_there:
+        raise DatasetError(f"{episodes.folder} has no episode of {task.name}.")
 
 
 def _bytes(task: Task, num_frames: int) -> int:
     """Memory of one transition: a frame of single bytes or a vector of floats, and the rest."""
     observation = math.prod(task.observation_shape) // num_frames
     size = 4 if task.frame_channels is None else 1
-    return size * observation + 4 * (task.action_dim + 1) + 2  # action, reward, two flags
+    numbers = task.action_dim + 1 + len(task.extra_keys)  # action, reward, further entries
+    return size * observation + 4 * numbers + 2  # and two flags
 
 
 def _fitting_device(num_bytes: int, networks_device: torch.device | str) -> torch.device:

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_tdmpc.modules import Context, Execution
-from torchrl_tdmpc.objectives import TDMPC2Loss
+from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 
 __all__ = ["TDMPC2Update", "count_parameters"]
 
@@ -39,7 +39,8 @@ class TDMPC2Update:
         execution: how the losses are computed: compiled or not, and in which precision.
 
     Raises:
-        ValueError: a setting out of its range, or a loss that is not reduced to a scalar.
+        ValueError: a setting out of its range, a loss that is not reduced to a scalar, or an
+            auxiliary one that does not fit.
 
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
@@ -81,9 +82,17 @@ class TDMPC2Update:
         execution: Execution = Execution(),
     ):
         limits = {
-            "lr": (lr, lr > 0, "positive"),
-            "enc_lr_scale": (enc_lr_scale, enc_lr_scale >= 0, "at least 0"),
-            "grad_clip_norm": (grad_clip_norm, grad_clip_norm > 0, "positive"),
+            "lr": (lr, 0 < lr <= 1, "positive and at most 1"),
+            "enc_lr_scale": (
+                enc_lr_scale,
+                0 <= enc_lr_scale <= 1000,
+                "at least 0 and at most 1000",
+            ),
+            "grad_clip_norm": (
+                grad_clip_norm,
+                0 < grad_clip_norm <= 1e12,
+                "positive and at most 1e12",
+            ),
             "tau": (tau, 0 < tau <= 1, "in (0, 1]"),
         }
         for name, (value, holds, allowed) in limits.items():
@@ -95,6 +104,9 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
+        for one in auxiliary:
+            if isinstance(one, MultiGammaValueLoss):
+                one.refuse_misfit(loss)
         self.loss = loss
         self.auxiliary = list(auxiliary)
         self.auxiliary_names = [_loss_key(one).removeprefix("loss_") for one in auxiliary]
@@ -121,12 +133,8 @@ class TDMPC2Update:
         device = next(loss.q_ensemble.parameters()).device
         self._model_losses = execution.prepare(_model_losses, device)
         self._actor_loss = execution.prepare(type(loss).actor_loss, device)
-        with_targets = [
-            one
-            for one in (loss, *self.auxiliary)
-            if any(name.startswith("target_") for name in one.state_dict())
-        ]
-        self.target_updates = [_soft_update(one, tau) for one in with_targets]
+        self.tau = tau
+        self._make_target_updates()
         self.metric_names = [
             *loss.out_keys,
             "grad_norm_model",
@@ -136,6 +144,18 @@ class TDMPC2Update:
         ]
         if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
             raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_target_updates()  # those that were copied move copies of the targets
+
+    def _make_target_updates(self) -> None:
+        """One for the Q-functions, and one for each auxiliary loss that has targets."""
+        self.target_updates = [
+            _soft_update(one, self.tau)
+            for one in (self.loss, *self.auxiliary)
+            if any(name.startswith("target_") for name in one.state_dict())
+        ]
 
     @property
     def components(self) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Many runs from one command: folders, resume, failures, side by side."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+import torch
+import yaml
+from runs import rows
+
+from torchrl_tdmpc.cli.parts import make_trainer
+from torchrl_tdmpc.cli.sweeps import name_of
+from torchrl_tdmpc.cli.train import main
+
+SHORT = ["env.episode_length=10", "train.seed_steps=20", "train.batch_size=8", "eval.interval=20"]
+NETWORKS = ["model.enc_dim=16", "model.mlp_dim=16", "model.latent_dim=16"]
+PLAN = ["planner.num_samples=16", "planner.num_elites=4", "planner.num_pi_trajs=2"]
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, capsys):
+    """Gives a command line; returns what it printed, and what it ended with."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def command(*arguments, compose=make_trainer):
+        argv = ["tdmpc2-train", "-m", *arguments, *SHORT, *NETWORKS, *PLAN]
+        monkeypatch.setattr(sys, "argv", argv)
+        end = None
+        try:
+            main(compose)
+        except SystemExit as error:
+            end = str(error)
+        return capsys.readouterr().out, end
+
+    yield command
+    torch.set_num_threads(threads)
+
+
+def folders(path):
+    return sorted(one for one in path.iterdir() if one.is_dir())
+
+
+def test_a_sweep_names_its_folders_resumes_and_tells_failures_at_its_end(sweep, tmp_path):
+    settings = ("env.task=cartpole-balance,absent", "seed=1,2", "output_dir=study", "threads=1")
+    printed, end = sweep(*settings, "train.steps=30")
+    assert end.startswith("error: 2 of the runs failed.") and end.count("'absent' is unknown") == 2
+    trained = [one for one in folders(tmp_path / "study") if (one / "eval.csv").exists()]
+    assert len(trained) == 2 and printed.count("run: ") == 4
+    seeds = {yaml.safe_load((one / "config.yaml").read_text())["seed"] for one in trained}
+    assert seeds == {1, 2}
+    assert all("env.task=cartpole-balance" in one.name for one in trained)
+    assert [rows(one / "eval.csv")[-1]["agent_steps"] for one in trained] == ["30", "30"]
+
+    # The same command again: nothing is trained twice
+    before = [(one / "eval.csv").read_bytes() for one in trained]
+    printed, _ = sweep(*settings, "train.steps=30")
+    assert printed.count("finished: ") == 2
+    assert [(one / "eval.csv").read_bytes() for one in trained] == before
+
+    # Longer: the same runs go on, in the same folders
+    printed, _ = sweep(*settings, "train.steps=40")
+    assert printed.count("resumed ") == 2 and "finished" not in printed
+    assert [rows(one / "eval.csv")[-1]["agent_steps"] for one in trained] == ["40", "40"]
+
+
+def test_an_interrupt_ends_the_sweep_and_the_same_command_goes_on(sweep, tmp_path):
+    class Interrupt:
+        def on_episode(self, trainer, row):
+            if row["agent_steps"] == 30:
+                signal.raise_signal(signal.SIGINT)
+
+    def compose(config, task):
+        trainer = make_trainer(config, task)
+        trainer.callbacks.append(Interrupt())
+        return trainer
+
+    settings = ("env.task=cartpole-balance", "seed=1,2", "train.steps=40", "threads=1")
+    with pytest.raises(KeyboardInterrupt):
+        sweep(*settings, compose=compose)
+    (first,) = folders(tmp_path / "outputs/sweeps")
+    printed, end = sweep(*settings)
+    assert end is None and printed.count("resumed ") == 1
+    ends = [rows(one / "eval.csv")[-1]["agent_steps"] for one in folders(first.parent)]
+    assert ends == ["40", "40"]
+
+
+def test_runs_go_on_side_by_side(sweep, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    settings = ("env.task=cartpole-balance", "seed=1,2", "train.steps=30", "output_dir=study")
+    _, end = sweep(*settings, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert end is None
+    runs = folders(tmp_path / "study")
+    assert [rows(one / "eval.csv")[-1]["agent_steps"] for one in runs] == ["30", "30"]
+    for one in runs:
+        config = yaml.safe_load((one / "config.yaml").read_text())
+        assert config["threads"] == max(1, torch.get_num_threads() // 2)
+
+
+def test_a_name_does_not_depend_on_order_and_is_a_file_name():
+    name = name_of(["+ablation=A2", "env.task=module:function", "output_dir=x/y", "seed=1"])
+    assert name == "ablation=A2,env.task=module-function,seed=1"
+    assert name == name_of(["seed=1", "+ablation=A2", "threads=2", "env.task=module:function"])
+    long = [f"planner.num_samples={number:060d}" for number in range(9)]
+    assert len(name_of(long)) < 220 and name_of(long) != name_of([*long, "seed=2"])

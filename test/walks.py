@@ -1,0 +1,57 @@
+"""A cheap task for whole runs: a point in the plane that actions move."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDict
+from torchrl.data import Bounded, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+
+class Walk(EnvBase):
+    """Rewards the nearness of the origin; it begins anywhere, and ends at its time limit only."""
+
+    def __init__(self):
+        super().__init__(batch_size=())
+        self.num_episodes = 0
+        self.generator = torch.Generator()
+        self.observation_spec = Composite(observation=Unbounded((3,)))
+        self.action_spec = Bounded(-1.0, 1.0, (2,))
+        self.reward_spec = Unbounded((1,))
+
+    def _reset(self, tensordict=None):
+        self.position = torch.randn(2, generator=self.generator)
+        self.left = self._length()
+        self.num_episodes += 1
+        return self._observe()
+
+    def _length(self):
+        return 10**6
+
+    def _step(self, tensordict):
+        self.position = self.position + 0.3 * tensordict["action"]
+        self.left -= 1
+        ended = torch.tensor([self.left == 0])
+        reward = 1.0 - self.position.abs().mean().reshape(1)
+        return self._observe().update({"reward": reward, "terminated": ended, "done": ended})
+
+    def _observe(self):
+        near = 1.0 / (1.0 + self.position.square().sum().reshape(1))
+        return TensorDict(observation=torch.cat([self.position, near]))
+
+    def _set_seed(self, seed):
+        self.generator.manual_seed(seed)
+
+
+class EndingWalk(Walk):
+    """Its episodes terminate after three to eight steps."""
+
+    def _length(self):
+        return int(torch.randint(3, 9, (), generator=self.generator))
+
+
+class ShortAndLongWalk(Walk):
+    """Its episodes terminate after three and eight steps in turn."""
+
+    def _length(self):
+        return 3 if self.num_episodes % 2 == 0 else 8

@@ -1,0 +1,204 @@
+"""Environments in one process or in many: how they end, and which one an error came from."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
+
+from torchrl_tdmpc.envs.seeds import seed_generators
+
+__all__ = ["ProcessEnv", "WorkerError", "failed_environment", "kill_workers", "serial_env"]
+
+MESSAGE_BYTES = 16_384  # of an error with its traceback
+CALLS = ("reset", "step", "_step", "step_and_maybe_reset")  # below which a user's code runs
+
+
+class WorkerError(RuntimeError):
+    """What an environment in another process raised: one line, and that process's traceback."""
+
+
+class ProcessEnv(ParallelEnv):
+    """Environments that step in processes of their own.
+
+    On top of TorchRL's, a signal to this process's group (a terminal's Ctrl-C) does not reach them,
+    because this process decides when they end; they end when it ends, however it does; and an
+    error in one of them can be told here, by :func:`failed_environment`.
+
+    Args:
+        make: makes one environment from a seed.
+        seeds: one for each environment.
+        device: where observations and rewards appear.
+
+    Attributes:
+        ready: uint8 ``[N]``, 1 for each environment that was made.
+    """
+
+    def __init__(
+        self, *, make: Callable[[int], EnvBase], seeds: Sequence[int], device: torch.device | str
+    ):
+        told = torch.zeros(len(seeds), MESSAGE_BYTES, dtype=torch.uint8).share_memory_()
+        ready = torch.zeros(len(seeds), dtype=torch.uint8).share_memory_()
+        super().__init__(
+            len(seeds),
+            # One for all, so that the specs are read once
+            functools.partial(_make_in_worker, make, os.getpid()),
+            create_env_kwargs=[
+                {"seed": seed, "told": told[i], "ready": ready[i]} for i, seed in enumerate(seeds)
+            ],
+            device=device,
+            # As many threads here as before: the workers leave them to the agent
+            num_threads=torch.get_num_threads(),
+        )
+        self.told, self.ready = told, ready
+
+    def _start_workers(self) -> None:
+        try:
+            super()._start_workers()
+        except BaseException:  # an interrupt too: nobody else knows of those that began
+            _kill(self._workers)
+            raise
+        # Python waits for its children when it ends: no child may wait for Python then
+        weakref.finalize(self, _kill, self._workers)
+
+
+def serial_env(
+    make: Callable[[int], EnvBase], seeds: Sequence[int], device: torch.device | str
+) -> SerialEnv:
+    """Environments that step one after the other in this process; see :class:`ProcessEnv`."""
+    ready = torch.zeros(len(seeds), dtype=torch.uint8)
+    settings = [{"seed": seed, "index": i, "ready": ready[i]} for i, seed in enumerate(seeds)]
+    make = functools.partial(_make_here, make)
+    env = SerialEnv(
+        len(seeds), make, create_env_kwargs=settings, device=device, shared_memory=False
+    )
+    env.ready = ready
+    return env
+
+
+def failed_environment(env: EnvBase | None, error: Exception) -> tuple[int | None, Exception]:
+    """Which environment an error came from, and the error as it was there.
+
+    Args:
+        env: from :func:`make_env`, transformed or not; None if it is gone.
+        error: what was raised here.
+
+    Returns:
+        The environment's number, None if nobody knows; a :class:`WorkerError` if it was raised in
+        another process, otherwise ``error`` itself.
+    """
+    env = _base(env)
+    for number, told in enumerate(env.told if isinstance(env, ProcessEnv) else ()):
+        if told[0]:
+            text = bytes(told.tolist()).partition(b"\0")[0].decode(errors="replace")
+            return number, WorkerError(text)
+    return getattr(error, "environment", None), error
+
+
+def kill_workers(env: EnvBase) -> None:
+    """End processes of environments at once, whatever they are doing; none in this process.
+
+    Args:
+        env: from :func:`make_env`, transformed or not. It is of no further use.
+    """
+    env = _base(env)
+    if isinstance(env, ParallelEnv):
+        _kill(vars(env).get("_workers", ()))
+
+
+def _base(env: EnvBase) -> EnvBase:
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    for action in (BaseProcess.kill, functools.partial(BaseProcess.join, timeout=5)):
+        for worker in workers:
+            try:
+                action(worker)
+            except ValueError:  # TorchRL closed it
+                continue
+
+
+def _make_here(make: Callable[[int], EnvBase], seed: int, index: int, ready: Tensor) -> EnvBase:
+    """One environment whose errors carry its number."""
+
+    def tell(error: Exception) -> None:
+        error.environment = getattr(error, "environment", index)
+
+    return _make_telling(make, seed, ready, tell)
+
+
+def _make_in_worker(
+    make: Callable[[int], EnvBase], main: int, seed: int, told: Tensor, ready: Tensor
+) -> EnvBase:
+    """One environment in a process that was started for it; in the main one, that for the specs."""
+    if os.getpid() == main:
+        return make(seed)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    seed_generators(seed)  # the global ones of this process are the environment's alone
+
+    def tell(error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+        message = bytearray(text.encode(errors="replace")[: MESSAGE_BYTES - 1])
+        told[: len(message)] = torch.frombuffer(message, dtype=torch.uint8)
+        raise SystemExit(1) from None  # without a traceback of its own on the terminal
+
+    return _make_telling(make, seed, ready, tell)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _make_telling(
+    make: Callable[[int], EnvBase], seed: int, ready: Tensor, tell: Callable[[Exception], None]
+) -> EnvBase:
+    env = _telling(make, tell)(seed)
+    for name in CALLS:
+        call = getattr(env, name)
+        vars(env)[name] = _telling(_with_reward(call) if name == "_step" else call, tell)
+    ready.fill_(1)
+    return env
+
+
+def _with_reward(step: Callable[[TensorDictBase], TensorDictBase]) -> Callable[..., TensorDictBase]:
+    """Refuse a step without a reward, in whose place TorchRL would leave the one before."""
+
+    @functools.wraps(step)
+    def call(tensordict: TensorDictBase) -> TensorDictBase:
+        data = step(tensordict)
+        if data is None or data.get("reward") is None:
+            raise RuntimeError("a step gave no reward")
+        return data
+
+    return call
+
+
+def _telling(function: Callable[..., Any], tell: Callable[[Exception], None]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            tell(error)
+            raise
+
+    return call
