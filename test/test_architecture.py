@@ -31,8 +31,8 @@ PRIVATE = {
     "torchrl_series.py": {"_carrier", "_env", "_envs", "_workers"},
     # As TorchRL's own transforms and batched environments call those below them
     "envs/standard.py": {"_step"},
-    "envs/workers.py": {"_step"},
-    "envs/state.py": {"_env", "_step_count"},  # dm_control's, which has no public ones
+    "envs/border.py": {"_env", "_reset", "_step"},
+    "envs/state.py": {"_step_count"},  # dm_control's, which has no public one
 }
 COMMAND_LINE = {"hydra", "omegaconf"}  # packages of cli alone
 

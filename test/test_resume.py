@@ -231,7 +231,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(finished, override, words)
 MAY_CHANGE = {"output_dir", "compile", "threads", "train.steps", "train.max_skipped_updates"}
 MAY_CHANGE |= {"eval.interval", "eval.episodes", "eval.video"}
 MAY_CHANGE |= {"checkpoint.interval", "checkpoint.keep", "logger.backend", "logger.project"}
-MAY_CHANGE |= {"env.timeout"}
+MAY_CHANGE |= {"logger.entity", "logger.group", "logger.name", "logger.tags", "logger.artifact"}
+MAY_CHANGE |= {"env.timeout", "eval.num_envs"}
 
 
 def test_every_setting_of_learning_stays(finished):

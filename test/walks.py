@@ -11,8 +11,9 @@ from torchrl.envs import EnvBase
 class Walk(EnvBase):
     """Rewards the nearness of the origin; it begins anywhere, and ends at its time limit only."""
 
-    def __init__(self):
+    def __init__(self, size=0.3):
         super().__init__(batch_size=())
+        self.size = size  # of a step
         self.num_episodes = 0
         self.generator = torch.Generator()
         self.observation_spec = Composite(observation=Unbounded((3,)))
@@ -29,7 +30,7 @@ class Walk(EnvBase):
         return 10**6
 
     def _step(self, tensordict):
-        self.position = self.position + 0.3 * tensordict["action"]
+        self.position = self.position + self.size * tensordict["action"]
         self.left -= 1
         ended = torch.tensor([self.left == 0])
         reward = 1.0 - self.position.abs().mean().reshape(1)

@@ -42,6 +42,19 @@ def base_env(run):
     return env
 
 
+def walk(run):
+    """An environment of the task itself, below everything around it."""
+    env = run.trainer.task.make(0)
+    while isinstance(env, TransformedEnv):
+        env = env.base_env
+    return env
+
+
+def observed_keys(run):
+    _, standard = run.trainer.task.make.args
+    return standard.keywords["observation_keys"]
+
+
 def first(file, column):
     return lambda run: float(runs.rows(run.folder / file)[0][column])
 
@@ -181,6 +194,9 @@ ROWS = {
             lambda run: base_env(run).batch_size[0],
             lambda run: run.trainer.collector.requested_frames_per_batch,
         ),
+        "env.action_repeat": (3, lambda run: run.trainer.task.action_repeat),
+        "env.observation_keys": (["observation"], observed_keys),
+        "env.kwargs": ({"size": 0.2}, lambda run: {"size": walk(run).size}),
         "env.episode_length": (
             11,
             lambda run: run.trainer.task.episode_length,

@@ -41,7 +41,7 @@ def layers(env: EnvBase) -> Iterator[Any]:
     Examples:
         >>> from torchrl.envs import GymEnv
         >>> [type(layer).__name__ for layer in layers(GymEnv("Pendulum-v1"))][-2:]
-        ['TimeLimit', 'PendulumEnv']
+        ['OrderEnforcing', 'PendulumEnv']
     """
     layer = getattr(innermost(env), "_env", None) if is_wrapper(env) else None
     while layer is not None:
@@ -62,17 +62,16 @@ def guard(env: EnvBase, name: str) -> None:
 
     Whatever it keeps, changes or overwrites, the data stay as they crossed. Transforms and wrappers
     that skip frames hand one action to several steps, so TorchRL's innermost environment is
-    guarded, and the outermost and the innermost layer of another library below it. Of Gymnasium's
-    environments the contract is checked too, and flags that are 0 or 1 become booleans.
+    guarded, or, where it wraps another library's, the outermost and the innermost layer of that. Of
+    Gymnasium's environments the contract is checked too, and flags that are 0 or 1 become booleans.
 
     Args:
         env: changed in place.
         name: the task's name, for the messages.
     """
-    inner = innermost(env)
-    if not isinstance(inner._step, _CopyingStep):
+    inner, stack = innermost(env), list(layers(env))
+    if not stack and not isinstance(inner._step, _CopyingStep):
         inner._step, inner._reset = _CopyingStep(inner._step), _CopyingReset(inner._reset)
-    stack = list(layers(env))
     for layer in {id(layer): layer for layer in stack[:1] + stack[-1:]}.values():
         if isinstance(layer.step, _Step):
             continue
@@ -96,7 +95,10 @@ class _CopyingStep:
 
     def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
         self.count += 1
-        return self.function(tensordict.clone()).clone()
+        data = self.function(tensordict.clone())
+        if data is None or data.get("reward", None) is None:
+            raise RuntimeError("a step gave no reward")
+        return data.clone()
 
 
 class _CopyingReset:

@@ -53,7 +53,9 @@ def why_no_state(env: EnvBase) -> str | None:
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task, make_env
-        >>> why_no_state(make_env(load_task("gym", "Pendulum-v1")))
+        >>> env = make_env(load_task("gym", "Pendulum-v1"))
+        >>> _ = env.reset()
+        >>> why_no_state(env)
         'environments of type GymWrapper cannot tell their state'
     """
     state = _state_or_reason(env)
