@@ -61,14 +61,12 @@ def load_task(
     """
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
-    settings = {"observation_keys": observation_keys}
-    if action_repeat is not None:
-        settings["action_repeat"] = action_repeat
-    if backend != "dmcontrol":
-        settings |= {"kwargs": kwargs, "video": video}
-    elif kwargs:
+    if kwargs and backend == "dmcontrol":
         raise ValueError(f"kwargs is {dict(kwargs)}; with backend 'dmcontrol' it must be empty.")
-    return BACKENDS[backend](name, episode_length=episode_length, pixels=pixels, **settings)
+    further = {"action_repeat": action_repeat, "observation_keys": observation_keys}
+    further |= {"kwargs": kwargs or None, "video": (video and backend != "dmcontrol") or None}
+    given = {name: value for name, value in further.items() if value is not None}
+    return BACKENDS[backend](name, episode_length=episode_length, pixels=pixels, **given)
 
 
 def make_env(
