@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torchrl.envs import EnvBase, GymWrapper
 from torchrl_tdmpc.envs.border import first_line, guard
 from torchrl_tdmpc.envs.gym import InfoReader, import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
-from torchrl_tdmpc.envs.task import Facts, Task
+from torchrl_tdmpc.envs.task import Facts, Task, import_named
 from torchrl_tdmpc.torchrl_series import wrapped_env
 
 if TYPE_CHECKING:
@@ -141,15 +140,7 @@ def function_task(
             f"task {name!r} names no function; with backend 'function' it must be "
             "package.module:function."
         )
-    try:
-        function = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module + ".").startswith(error.name + "."):
-            raise
-        raise ValueError(
-            f"task {name!r} names the module {error.name!r}, which Python does not find; "
-            "PYTHONPATH must hold its folder."
-        ) from None
+    function = getattr(import_named(module, name), attribute, None)
     if not callable(function):
         raise ValueError(f"task {name!r} names no function: {module} has no {attribute!r}.")
     return make_task(function, name=name, episode_length=episode_length, pixels=pixels, **settings)

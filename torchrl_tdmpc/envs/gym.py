@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torchrl.envs.gym_like import BaseInfoDictReader
 from torchrl_tdmpc.envs.border import first_line
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
-from torchrl_tdmpc.envs.task import unknown
+from torchrl_tdmpc.envs.task import import_named, unknown
 
 if TYPE_CHECKING:
     import gymnasium
@@ -70,15 +69,7 @@ def _find(name: str) -> gymnasium.envs.registration.EnvSpec:
     gymnasium = import_gymnasium()
     module, _, identity = name.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module + ".").startswith(error.name + "."):
-                raise
-            raise ValueError(
-                f"task {name!r} names the module {error.name!r}, which Python does not find; "
-                "PYTHONPATH must hold its folder."
-            ) from None
+        import_named(module, name)
     try:
         return gymnasium.spec(identity)
     except gymnasium.error.Error:

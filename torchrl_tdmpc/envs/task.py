@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 from tensordict import NestedKey
@@ -99,6 +101,23 @@ def unknown(key: str, value: str, choices: Iterable[str], listed: str | None = N
     return ValueError(
         f"{key} {value!r} is unknown{hint}; choose from {listed or ', '.join(choices)}."
     )
+
+
+def import_named(module: str, task: str) -> ModuleType:
+    """Import the module that the name of a task begins with.
+
+    Raises:
+        ValueError: Python does not find it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise ValueError(
+            f"task {task!r} names the module {error.name!r}, which Python does not find; "
+            "PYTHONPATH must hold its folder."
+        ) from None
 
 
 def resolve_episode_length(task: str, declared: int | None, requested: int | None) -> int:
