@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
+from joblib.externals.loky import get_reusable_executor
 from runs import rows
 
 from torchrl_tdmpc.cli.parts import make_trainer
@@ -87,8 +88,14 @@ def test_an_interrupt_ends_the_sweep_and_the_same_command_goes_on(sweep, tmp_pat
     assert ends == ["40", "40"]
 
 
-def test_runs_go_on_side_by_side(sweep, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.fixture
+def no_idle_workers():
+    """End the processes that joblib keeps for more work: other tests count their children."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_runs_go_on_side_by_side(sweep, tmp_path, no_idle_workers):
     settings = ("env.task=cartpole-balance", "seed=1,2", "train.steps=30", "output_dir=study")
     _, end = sweep(*settings, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert end is None
