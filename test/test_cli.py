@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from runs import TINY, configure, make, rows, run, without_times
 
 import torchrl_tdmpc.cli
@@ -82,6 +84,42 @@ def test_settings_at_their_edges_are_accepted():
     shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
     config, task = settle(configure("env.num_envs=2", *shortest))
     assert config.planner.horizon == task.episode_length == 10
+
+
+LONG = ("train.steps=3000", "compile=auto")
+
+
+@pytest.mark.parametrize(
+    ("settings", "compiled"),
+    [(LONG, "default"), (("train.steps=2999", "compile=auto"), "off"), (("compile=max",), "max")],
+)
+def test_a_long_run_compiles_unless_told_otherwise(settings, compiled):
+    assert settle(configure(*settings))[0].compile == compiled
+    assert settle(configure(*settings, "compile=off"))[0].compile == "off"
+
+
+@pytest.fixture(params=["compiler", "headers"])
+def missing(request, monkeypatch):
+    """A machine that cannot compile; what it lacks."""
+    if request.param == "headers":
+        monkeypatch.setattr("torchrl_tdmpc.modules.execution.get_path", lambda _: "/no/such/folder")
+        yield r"the header file Python.h \(package python3-dev\) was not found"
+    else:
+        with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+            yield r"a C\+\+ compiler \(g\+\+ or clang\+\+\) was not found"
+
+
+def test_what_compilation_needs_is_named_where_it_is_missing(missing, tmp_path, capsys):
+    assert settle(configure(*LONG))[0].compile == "off"
+    with pytest.raises(ValueError, match=rf"compile is 'default', but {missing}; choose off or au"):
+        settle(configure("compile=default"))
+
+    class Stop:
+        def on_begin(self, trainer):
+            trainer.stop()
+
+    run(tmp_path, *LONG, callbacks=[Stop()])
+    assert re.search(f"not compiled: {missing}; with it the run would be", capsys.readouterr().out)
 
 
 COMMANDS = {

@@ -133,7 +133,7 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
         refuse_foreign_code(path, config, settings)
         name = f"agent-steps-{record['agent_steps']}"
     folder = path if path.is_dir() else path.parent
-    here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
+    here = {"device": "auto", "threads": "auto", "output_dir": str(folder), "compile": "off"}
     here["eval"] = {"video": False}
     config, task = resolve(OmegaConf.merge(config, here, settings))
     return config, task, name

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
+from torchrl_tdmpc.modules import missing_for_compilation
 from torchrl_tdmpc.planners import default_iterations
 from torchrl_tdmpc.recording import check_backend, check_video
 from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
@@ -49,6 +50,7 @@ MAY_CHANGE = (
     "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
+LEAST_STEPS_TO_COMPILE = 3_000  # agent steps; a shorter run is over before compilation pays
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
 # By the type of a default: what a value must be, and whether it is
 KINDS = {
@@ -67,6 +69,7 @@ KINDS = {
         "null or a dictionary",
         lambda value: value is None or isinstance(value, dict),
     ),
+    "compile": ("auto, off, default or max", lambda value: isinstance(value, str)),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "threads": (
         "auto or a whole number from 1 on",
@@ -159,15 +162,31 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
+    if settled.compile == "auto":
+        settled.compile = "off" if why_not_compiled(settled) else "default"
     return settled, dataclasses.replace(task, episodic=settled.env.episodic)
 
 
+def why_not_compiled(settled: DictConfig) -> str | None:
+    """Why ``compile=auto`` leaves a run as it is; None if it compiles."""
+    if settled.train.steps < LEAST_STEPS_TO_COMPILE:
+        return f"a run of fewer than {LEAST_STEPS_TO_COMPILE:,} agent steps would be no faster"
+    if missing := missing_for_compilation(torch.device(settled.device).type):
+        return f"{missing} was not found; with it the run would be faster"
+    return None
+
+
 def check_training(settled: DictConfig, task: Task) -> None:
-    """Refuse lengths that leave nothing to learn from.
+    """Refuse what this machine cannot compile, and lengths that leave nothing to learn from.
 
     Raises:
         ValueError: the first such setting.
     """
+    device_type = torch.device(settled.device).type
+    if settled.compile != "off" and (missing := missing_for_compilation(device_type)):
+        raise ValueError(
+            f"compile is {settled.compile!r}, but {missing} was not found; choose off or auto."
+        )
     if settled.planner.horizon > task.episode_length:
         raise ValueError(
             f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "

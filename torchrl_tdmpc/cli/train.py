@@ -21,7 +21,7 @@ from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli import sweeps
 from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_trainer
-from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle
+from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle, why_not_compiled
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.recording import write_config
 from torchrl_tdmpc.trainers import OnlineTrainer, count_parameters
@@ -82,8 +82,10 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
         ReplayError: what the environments sent cannot be learned from.
         ValueError: a setting is wrong.
     """
-    is_auto = config.resume == "auto"
+    is_auto, chooses_compile = config.resume == "auto", config.compile == "auto"
     config, task = settle(config)
+    if chooses_compile and config.compile == "off":
+        print(f"not compiled: {why_not_compiled(config)}")
     torch.set_num_threads(config.threads)
     if config.env.num_envs > 1:
         print(f"starting {config.env.num_envs} environments", flush=True)
