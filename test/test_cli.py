@@ -68,10 +68,12 @@ ROOT = Path(__file__).parents[1]
     ],
 )
 def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch, tmp_path):
-    for name, what in (("make_env", "an environment was made"), ("CsvFiles", "a run was begun")):
-        monkeypatch.setattr(
-            f"torchrl_tdmpc.trainers.online.{name}", lambda *a, what=what, **k: pytest.fail(what)
-        )
+    told = {
+        "trainers.parts.make_env": "an environment was made",
+        "recording.defaults.CsvFiles": "a run was begun",
+    }
+    for name, what in told.items():
+        monkeypatch.setattr(f"torchrl_tdmpc.{name}", lambda *a, what=what, **k: pytest.fail(what))
     with pytest.raises(ValueError) as error:
         make(configure(f"output_dir={tmp_path / 'run'}", override))
     assert not (tmp_path / "run").exists()
