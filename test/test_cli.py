@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[1]
         ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
         ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
         ("model.latent_dim=20", ("model.latent_dim", "20", " simnorm_dim = 8")),
-        ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
-        ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
-        ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
+        ("planner.num_elites=0", ("planner.num_elites", "0", "from 1 to num_samples = 16")),
+        ("planner.num_elites=17", ("planner.num_elites", "17", "from 1 to num_samples = 16")),
+        ("planner.horizon=0", ("planner.horizon", "0", "whole number from 1")),
         ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 agent steps")),
         ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
         ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
         ("model.vmax=100", ("model.vmax", "100", "[-80, 80]")),
         ("model.log_std_min=-99", ("model.log_std_min", "-99", "[-50, 20]")),
         ("model.dropout=1.0", ("model.dropout", "1.0", "[0, 1)")),
-        ("planner.max_std=-1", ("planner.max_std is -1", "in (0, 100]")),
+        ("planner.max_std=-1", ("planner.max_std is -1", "positive and at most 100")),
         ("planner.temperature=2e6", ("planner.temperature", "at most 1,000,000")),
         ("model.mlp_dim=100000", ("model.latent_dim is 16, mlp_dim 100000", "would take 160 GB")),
         ("threads=99999", ("threads", "99999", "one for each core")),
@@ -63,15 +63,19 @@ ROOT = Path(__file__).parents[1]
         ("train.lr=fast", ("train.lr", "fast", "a number")),
         ("planner.mpc=1", ("planner.mpc", "1", "true or false")),
         ("model.latent_dim=big", ("model.latent_dim", "big", "null or a whole number")),
+        ("env.extra_keys=[1]", ("env.extra_keys", "[1]", "null or a list of names")),
+        ("env.extra_keys=[speed]", ("task 'cartpole-swingup' has no entry 'speed'",)),
         ("precision=float16", ("precision", "float16", "float32, bfloat16")),
         ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
     ],
 )
 def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch, tmp_path):
-    for name, what in (("make_env", "an environment was made"), ("CsvFiles", "a run was begun")):
-        monkeypatch.setattr(
-            f"torchrl_tdmpc.trainers.online.{name}", lambda *a, what=what, **k: pytest.fail(what)
-        )
+    told = {
+        "trainers.parts.make_env": "an environment was made",
+        "recording.defaults.CsvFiles": "a run was begun",
+    }
+    for name, what in told.items():
+        monkeypatch.setattr(f"torchrl_tdmpc.{name}", lambda *a, what=what, **k: pytest.fail(what))
     with pytest.raises(ValueError) as error:
         make(configure(f"output_dir={tmp_path / 'run'}", override))
     assert not (tmp_path / "run").exists()

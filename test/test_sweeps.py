@@ -34,7 +34,7 @@ def sweep(tmp_path, monkeypatch, capsys):
             main(compose)
         except SystemExit as error:
             end = str(error)
-        return capsys.readouterr().out, end
+        return "".join(capsys.readouterr()), end
 
     yield command
     torch.set_num_threads(threads)
@@ -86,6 +86,18 @@ def test_an_interrupt_ends_the_sweep_and_the_same_command_goes_on(sweep, tmp_pat
     assert end is None and printed.count("resumed ") == 1
     ends = [rows(one / "eval.csv")[-1]["agent_steps"] for one in folders(first.parent)]
     assert ends == ["40", "40"]
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_a_run_that_fails_shows_its_traceback_on_request(sweep, monkeypatch, is_asked_for):
+    def overheat(config, task):
+        raise RuntimeError("the motor is hot")
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", str(int(is_asked_for)))
+    printed, end = sweep("env.task=cartpole-balance", "seed=1,2", compose=overheat)
+    assert end.startswith("error: 2 of the runs failed.")
+    assert printed.count("in overheat") == (2 if is_asked_for else 0)
+    assert printed.count(": the motor is hot\n") == (4 if is_asked_for else 2)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchrl_tdmpc.checkpoints.archive import first_line, read_weights
-from torchrl_tdmpc.checkpoints.durable import publish
+from torchrl_tdmpc.durable import publish
 from torchrl_tdmpc.modules import (
     ModelSize,
     PixelEncoder,

@@ -80,7 +80,10 @@ def run(arguments: list[str]) -> None:
         print(f"{episode:7} {row['return']:11.3f} {row['length']:7}", *extra)
     returns = [row["return"] for row in rows]
     mean, deviation = statistics.fmean(returns), statistics.pstdev(returns)
-    print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
+    means = [
+        f", {name} {statistics.fmean(row[name] for row in rows):.3g}" for name in task.extra_names
+    ]
+    print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}" + "".join(means))
     if video is not None:
         print(f"video of episode 1: {video}")
 

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli import sweeps
-from torchrl_tdmpc.cli.failures import in_one_sentence
+from torchrl_tdmpc.cli.failures import in_one_sentence, wants_traceback
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle, why_not_compiled
 from torchrl_tdmpc.envs import Task
@@ -120,6 +121,8 @@ def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> N
         print(f"run: {config.output_dir}")
         trainer = train(config, compose)
     except Exception as error:
+        if wants_traceback():
+            traceback.print_exc()
         told = f"{config.output_dir}: {error}"
         print(f"failed: {told}", file=sys.stderr)
         handle, _ = tempfile.mkstemp(dir=failures)
