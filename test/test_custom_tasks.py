@@ -114,7 +114,7 @@ def test_what_the_agent_sees(name):
 
 
 def test_names():
-    assert list(RECORDED) and set(TASKS) == set(RECORDED)
+    assert set(RECORDED) in (set(), set(TASKS))
     assert load_task("dmcontrol", "Cup_Spin").name == "cup-spin"
     with pytest.raises(ValueError, match=r"task 'ball_in_cup-spin' is unknown"):
         load_task("dmcontrol", "ball_in_cup-spin")

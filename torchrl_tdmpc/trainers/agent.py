@@ -15,19 +15,21 @@ from torchrl.checkpoint import CheckpointError
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, load_checkpoint, read_metadata
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.modules import (
     Execution,
     ModelSize,
     PolicyPrior,
     QEnsemble,
     SymlogTwoHot,
+    TaskContext,
     TDMPC2WorldModel,
     make_networks,
     model_size,
 )
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.trainers.schedule import discount_heuristic
 
 __all__ = ["Agent", "build_networks", "describe_agent", "load_agent"]
 
@@ -126,23 +128,43 @@ class Agent:
             self._mean = self._mean.masked_fill(ended.view(-1, 1, 1), 0.0)
 
 
-def build_networks(task: Task, model: Mapping[str, Any]) -> Networks:
-    """Build the networks of a task from flat settings.
+def build_networks(task: Task | TaskSet, model: Mapping[str, Any]) -> Networks:
+    """Build the networks of a task, or of several, from flat settings.
 
     Args:
         task: gives the shapes, and whether episodes may terminate.
         model: ``size`` in million parameters, fields of :class:`~torchrl_tdmpc.modules.ModelSize`
             and :class:`~torchrl_tdmpc.SymlogTwoHot`, and keyword arguments of
-            :func:`~torchrl_tdmpc.make_networks`.
+            :func:`~torchrl_tdmpc.make_networks`. With several tasks also ``task_dim``, the size of
+            the task embedding; None takes the published one.
 
     Raises:
         ValueError: a setting out of its range.
+
+    Examples:
+        >>> from torchrl_tdmpc.envs import load_tasks
+        >>> tasks = load_tasks(["cartpole-swingup", "cup-catch"])
+        >>> world_model, *_ = build_networks(tasks, {"size": 1})
+        >>> world_model.task_context.embedding.shape
+        torch.Size([2, 96])
     """
-    return _build(task.observation_shape, task.action_dim, task.episodic, model)
+    if isinstance(task, Task):
+        return _build(task.observation_shape, task.action_dim, task.episodic, model)
+    model = {"size": 1, "task_dim": None, **model}
+    discounts = [discount_heuristic(t.episode_length, t.discount_cap) for t in task.tasks]
+    task_dim = model.pop("task_dim")
+    if task_dim is None:
+        task_dim = 64 if task.name == "mt30" and model["size"] not in (1, 317) else 96
+    context = TaskContext(task.action_dims, discounts, task_dim)
+    return _build(task.observation_shape, task.action_dim, False, model, context)
 
 
 def _build(
-    observation_shape: Sequence[int], action_dim: int, episodic: bool, model: Mapping[str, Any]
+    observation_shape: Sequence[int],
+    action_dim: int,
+    episodic: bool,
+    model: Mapping[str, Any],
+    task_context: TaskContext | None = None,
 ) -> Networks:
     model = {"size": 1, **model}
     sizes = {f.name: model.pop(f.name) for f in fields(ModelSize) if f.name in model}
@@ -152,6 +174,7 @@ def _build(
         action_dim,
         model_size(model.pop("size"), **sizes),
         episodic=episodic,
+        task_context=task_context,
         two_hot=SymlogTwoHot(**support),
         **model,
     )
