@@ -41,7 +41,7 @@ MOST = {
 LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "threads", "env.timeout"),
+    *("resume", "output_dir", "data", "compile", "threads", "env.timeout"),
     *("train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
     *("checkpoint.interval", "checkpoint.keep"),
@@ -71,6 +71,19 @@ KINDS = {
     "threads": (
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
+    ),
+    "loss.discount": (
+        "auto, null or a number",
+        lambda value: value in ("auto", None) or type(value) in (int, float),
+    ),
+    "data": ("null or a folder", lambda value: value is None or isinstance(value, str)),
+    "env.tasks": (
+        "null, mt30 or a list of names",
+        lambda value: (
+            value is None
+            or isinstance(value, str)
+            or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+        ),
     ),
     "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
     "env.timeout": (
@@ -120,13 +133,7 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         ValueError: a setting that does not exist or is out of its range.
     """
     check_types(config)
-    for key, least in LEAST.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and value < least:
-            raise ValueError(f"{key} is {value}; it must be at least {least}.")
-    for key, most in MOST.items():
-        if (value := OmegaConf.select(config, key)) > most:
-            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
+    check_ranges(config)
     if config.env.workers not in WORKERS:
         raise ValueError(
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
@@ -160,6 +167,21 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
     return settled, dataclasses.replace(task, episodic=settled.env.episodic)
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Refuse numbers out of the ranges of ``LEAST`` and ``MOST``.
+
+    Raises:
+        ValueError: the first such setting.
+    """
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}.")
+    for key, most in MOST.items():
+        if (value := OmegaConf.select(config, key)) > most:
+            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
 
 
 def check_training(settled: DictConfig, task: Task) -> None:

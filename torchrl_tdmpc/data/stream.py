@@ -41,6 +41,7 @@ class EpisodeStream:
             of another length than the task's others, or whose padding is not zero.
 
     Attributes:
+        folder: where the files are.
         num_episodes: of each task.
         episode_lengths: of each task, in steps.
 
@@ -79,6 +80,7 @@ class EpisodeStream:
             raise ValueError(f"horizon is {horizon}; it must be at least 1.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        self.folder = files.folder
         self.tasks = list(tasks)
         self.observation_dims, self.action_dims = list(observation_dims), list(action_dims)
         self.horizon, self.batch_size = horizon, batch_size

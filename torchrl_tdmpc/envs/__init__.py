@@ -15,7 +15,7 @@ from torchrl_tdmpc.envs.state import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.envs.task import Task, names_of
+from torchrl_tdmpc.envs.task import Task, names_of, unknown
 from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
 from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
@@ -47,5 +47,6 @@ __all__ = [
     "render",
     "seed_generators",
     "set_env_state",
+    "unknown",
     "why_no_state",
 ]

@@ -15,7 +15,7 @@ from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import EnvBase, StepCounter, Transform
 
 from torchrl_tdmpc.envs.factory import load_task
-from torchrl_tdmpc.envs.task import Task, unknown
+from torchrl_tdmpc.envs.task import Task, names_of, unknown
 
 __all__ = ["MT30", "TaskSet", "load_tasks"]
 
@@ -100,6 +100,16 @@ class TaskSet:
         return tuple(key for key in first if all(key in keys for keys in others))
 
     @property
+    def extra_names(self) -> dict[str, NestedKey]:
+        """The name of each of ``extra_keys`` in rows and columns."""
+        return names_of(self.extra_keys)
+
+    @property
+    def episode_length(self) -> int:
+        """The longest."""
+        return max(task.episode_length for task in self.tasks)
+
+    @property
     def padded(self) -> tuple[Task, ...]:
         """The tasks with environments that look alike, whose entry ``task`` is the index.
 
@@ -150,14 +160,20 @@ def load_tasks(names: str | Sequence[str]) -> TaskSet:
                     f"tasks has {name}, which is of {suite}; give the import path of a function "
                     "that makes its environment, package.module:function."
                 )
-    tasks = tuple(load_task(_backend(name), name) for name in names)
-    return TaskSet("+".join(task.name for task in tasks), tasks)
+    tasks = tuple(map(_load, names))
+    joined = "+".join(task.name for task in tasks)
+    return TaskSet(joined if len(tasks) <= 3 else f"{len(tasks)}-tasks", tasks)
 
 
-def _backend(name: str) -> str:
+def _load(name: str) -> Task:
+    """A task of the suite that its name shows."""
+    backend = "function" if ":" in name else "dmcontrol"
     if re.search(r"-v\d+$", name):
-        return "gym"
-    return "function" if ":" in name else "dmcontrol"
+        backend = "gym"
+    try:
+        return load_task(backend, name)
+    except (ImportError, ValueError) as error:
+        raise type(error)(f"tasks has {name}: {error}") from error
 
 
 class Pad(Transform):

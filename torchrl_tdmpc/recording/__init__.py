@@ -7,6 +7,7 @@ from torchrl_tdmpc.recording.progress import Progress
 from torchrl_tdmpc.recording.provenance import write_config
 from torchrl_tdmpc.recording.rows import RunRecord
 from torchrl_tdmpc.recording.snapshots import ValueHeadSnapshots, take_snapshot
+from torchrl_tdmpc.recording.tasks import OfflineProgress, OfflineRecord, normalised_score
 from torchrl_tdmpc.recording.video import (
     FirstEpisodeRecorder,
     Videos,
@@ -17,6 +18,8 @@ from torchrl_tdmpc.recording.video import (
 __all__ = [
     "CsvFiles",
     "FirstEpisodeRecorder",
+    "OfflineProgress",
+    "OfflineRecord",
     "LoggerRows",
     "Progress",
     "ReturnsPlot",
@@ -26,6 +29,7 @@ __all__ = [
     "check_backend",
     "check_video",
     "make_logger",
+    "normalised_score",
     "plot_returns",
     "record_first_episode",
     "take_snapshot",

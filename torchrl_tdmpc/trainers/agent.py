@@ -149,12 +149,14 @@ def build_networks(task: Task | TaskSet, model: Mapping[str, Any]) -> Networks:
         torch.Size([2, 96])
     """
     if isinstance(task, Task):
+        if model.get("task_dim") is not None:
+            raise ValueError(f"task_dim is {model['task_dim']}; it must be None for one task.")
         return _build(task.observation_shape, task.action_dim, task.episodic, model)
-    model = {"size": 1, "task_dim": None, **model}
     discounts = [discount_heuristic(t.episode_length, t.discount_cap) for t in task.tasks]
-    task_dim = model.pop("task_dim")
+    task_dim = model.get("task_dim")
     if task_dim is None:
-        task_dim = 64 if task.name == "mt30" and model["size"] not in (1, 317) else 96
+        is_small = task.name == "mt30" and model.get("size", 1) not in (1, 317)
+        task_dim = 64 if is_small else 96
     context = TaskContext(task.action_dims, discounts, task_dim)
     return _build(task.observation_shape, task.action_dim, False, model, context)
 
@@ -167,6 +169,7 @@ def _build(
     task_context: TaskContext | None = None,
 ) -> Networks:
     model = {"size": 1, **model}
+    model.pop("task_dim", None)
     sizes = {f.name: model.pop(f.name) for f in fields(ModelSize) if f.name in model}
     support = {f.name: model.pop(f.name) for f in fields(SymlogTwoHot) if f.name in model}
     return make_networks(
@@ -181,7 +184,7 @@ def _build(
 
 
 def describe_agent(
-    task: Task, planner: TDMPC2Planner, model: Mapping[str, Any] | None
+    task: Task | TaskSet, planner: TDMPC2Planner, model: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What :func:`load_agent` rebuilds an agent from, for a checkpoint's metadata.
 
@@ -193,6 +196,7 @@ def describe_agent(
     return {
         "observation_shape": list(task.observation_shape),
         "action_dim": task.action_dim,
+        "tasks": task.names if isinstance(task, TaskSet) else None,
         "episodic": planner.world_model.episodic,
         "model": None if model is None else dict(model),
         "planner": {name: getattr(planner, name) for name in PLANNER_SETTINGS},
@@ -223,6 +227,11 @@ def load_agent(
     record = read_metadata(checkpoint).get("agent")
     if record is None:
         raise CheckpointError(f"{checkpoint} says nothing of its agent; it must be of a run.")
+    if record.get("tasks"):
+        raise CheckpointError(
+            f"{checkpoint} is of the tasks {', '.join(record['tasks'])}; it is evaluated by "
+            "tdmpc2-evaluate, and an Agent acts on one task."
+        )
     if networks is None and record["model"] is None:
         raise CheckpointError(
             f"the networks of {checkpoint} were built by its run's own code; build them again and "
