@@ -1,7 +1,7 @@
 """Evaluate a trained agent: ``tdmpc2-evaluate checkpoint=PATH eval.episodes=10``.
 
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
-``.pt`` file of the official implementation, which needs ``env.task=...`` too. ``video=true``
+``.pt`` file of the official implementation, which needs ``env.task=...`` or ``env.tasks=...`` too. ``video=true``
 writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
 ``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own. A task that is a function
 must be given: a checkpoint alone decides of no code that is imported. A model of several tasks is
@@ -32,7 +32,7 @@ from torchrl_tdmpc.cli.settings import default_settings, naming, refuse_unknown_
 from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import OfflineRecord, check_video, record_first_episode
-from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate, task_discounts
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
@@ -92,9 +92,7 @@ def print_episodes(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_tasks(tasks: TaskSet, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the mean return and the score of each task, and the mean score."""
-    *each, last = OfflineRecord(tasks.tasks, [], extra=[*tasks.extra_names]).tasks_evaluated(
-        0, rows
-    )
+    *each, last = OfflineRecord(tasks.tasks, []).tasks_evaluated(0, rows)
     width = max(map(len, tasks.names))
     print(f"{'task':{width}}  episodes  mean return  deviation  score")
     for row in each:
@@ -136,8 +134,11 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task | Ta
     """The settings that hold, the task, and a name for what is evaluated."""
     config = OmegaConf.create(default_settings())
     if is_official(path):
-        if OmegaConf.select(settings, "env.task") is None:
+        tasks = (OmegaConf.select(settings, f"env.{key}") for key in ("task", "tasks"))
+        if not any(tasks):
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
+        if OmegaConf.select(settings, "env.tasks") is not None:
+            config.mode = "offline"
         for name in settings.get("model", {}):
             if name not in NOT_OFFICIAL:
                 raise ValueError(
@@ -231,8 +232,21 @@ def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2
         load_checkpoint(checkpoints(path), {"loss": loss}, map_location=config.device)
         return make_planner(config, task, loss)
     model = {name: config.model[name] for name in NOT_OFFICIAL}
-    official = load_official(path, discount=config.loss.discount, **model, device=config.device)
+    discount, action_dims = config.loss.discount, None
+    if isinstance(task, TaskSet):
+        discount, action_dims = task_discounts(task), task.action_dims
+    with naming("loss"):
+        official = load_official(
+            path, discount=discount, action_dims=action_dims, **model, device=config.device
+        )
     refuse_other_shapes(path, official.observation_shape, official.action_dim, task)
+    if isinstance(task, TaskSet):
+        masks = official.loss.world_model.task_context.action_masks
+        if (theirs := masks.sum(1).int().tolist()) != task.action_dims:
+            raise ValueError(
+                f"{path} is of tasks with {theirs} action dimensions; those of env.tasks have "
+                f"{task.action_dims}."
+            )
     return make_planner(config, task, official.loss)
 
 

@@ -1,6 +1,6 @@
 """How a run goes: one update, the online loop, evaluation, schedules, callbacks."""
 
-from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent
+from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent, task_discounts
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
@@ -35,4 +35,5 @@ __all__ = [
     "evaluate",
     "load_agent",
     "seed_steps",
+    "task_discounts",
 ]

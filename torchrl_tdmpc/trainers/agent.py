@@ -31,7 +31,7 @@ from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 
-__all__ = ["Agent", "build_networks", "describe_agent", "load_agent"]
+__all__ = ["Agent", "build_networks", "describe_agent", "load_agent", "task_discounts"]
 
 Networks = tuple[TDMPC2WorldModel, PolicyPrior, QEnsemble]
 PLANNER_SETTINGS = (
@@ -152,13 +152,17 @@ def build_networks(task: Task | TaskSet, model: Mapping[str, Any]) -> Networks:
         if model.get("task_dim") is not None:
             raise ValueError(f"task_dim is {model['task_dim']}; it must be None for one task.")
         return _build(task.observation_shape, task.action_dim, task.episodic, model)
-    discounts = [discount_heuristic(t.episode_length, t.discount_cap) for t in task.tasks]
     task_dim = model.get("task_dim")
     if task_dim is None:
         is_small = task.name == "mt30" and model.get("size", 1) not in (1, 317)
         task_dim = 64 if is_small else 96
-    context = TaskContext(task.action_dims, discounts, task_dim)
+    context = TaskContext(task.action_dims, task_discounts(task), task_dim)
     return _build(task.observation_shape, task.action_dim, False, model, context)
+
+
+def task_discounts(tasks: TaskSet) -> list[float]:
+    """Each task's own discount, by the published heuristic."""
+    return [discount_heuristic(task.episode_length, task.discount_cap) for task in tasks.tasks]
 
 
 def _build(
