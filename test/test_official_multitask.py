@@ -47,7 +47,6 @@ def test_official_outputs(reference, tmp_path):
     assert agent.action_dim == config["action_dim"]
     world_model, q_ensemble = agent.loss.world_model, agent.loss.q_ensemble
     context = agent.loss.context(reference.batch())
-    context = context._replace(discount=context.discount)
     latent = world_model.encode(reference["batch/observation"][0], context)
     action = reference["batch/action"][0]
     target = agent.loss.target_q_ensemble_params

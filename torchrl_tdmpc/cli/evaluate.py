@@ -1,11 +1,11 @@
 """Evaluate a trained agent: ``tdmpc2-evaluate checkpoint=PATH eval.episodes=10``.
 
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
-``.pt`` file of the official implementation, which needs ``env.task=...`` or ``env.tasks=...`` too. ``video=true``
-writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
+``.pt`` file of the official implementation, which needs ``env.task=...`` too. A model of several
+tasks is evaluated on all of them; an official one needs ``env.tasks=...``. ``video=true`` writes an
+mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
 ``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own. A task that is a function
-must be given: a checkpoint alone decides of no code that is imported. A model of several tasks is
-evaluated on all of them.
+must be given: a checkpoint alone decides of no code that is imported.
 """
 
 from __future__ import annotations
