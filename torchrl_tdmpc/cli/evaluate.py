@@ -152,6 +152,8 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task | Ta
         refuse_other_tasks(path, record, settings)
         refuse_foreign_code(path, config, settings)
         is_offline = "updates" in record
+        if is_offline:  # named after its tasks
+            config.env.task = default_settings()["env"]["task"]
         name = (
             f"updates-{record['updates']}" if is_offline else f"agent-steps-{record['agent_steps']}"
         )
