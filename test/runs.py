@@ -6,9 +6,13 @@ import csv
 
 from hydra import compose, initialize_config_dir
 
+from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, settle
 from torchrl_tdmpc.cli.train import train
+from torchrl_tdmpc.data import join_datasets, stored_episodes, write_episodes
+from torchrl_tdmpc.envs import load_tasks, make_env
+from torchrl_tdmpc.trainers import build_replay
 
 TINY = [
     "device=cpu",
@@ -28,6 +32,12 @@ TINY = [
     "eval.episodes=2",
     "checkpoint.interval=25",
 ]
+# What is small in a run on stored episodes
+TINY_OFFLINE = [
+    "mode=offline",
+    "env.tasks=[walks:pendulum,walks:car]",
+    *(setting for setting in TINY if not setting.startswith(("env.", "train.se"))),
+]
 TIMES = ("ms_per_step", "peak_memory_mib", "seconds")
 
 
@@ -40,6 +50,29 @@ def configure(*overrides):
 def make(config):
     """The trainer of a configuration."""
     return make_trainer(*settle(config))
+
+
+def configure_offline(*overrides):
+    """The configuration of a run on stored episodes, as Hydra composes it."""
+    with initialize_config_dir(str(DEFAULTS.parent), version_base="1.3"):
+        return compose(DEFAULTS.stem, [*TINY_OFFLINE, *overrides])
+
+
+def make_offline(config):
+    """Its trainer."""
+    return make_offline_trainer(*settle_run(config))
+
+
+def stored_walks(folder, num_episodes=3):
+    """A data set of random episodes of the tasks of such a run."""
+    tasks = load_tasks(["walks:pendulum", "walks:car"]).tasks
+    for task in tasks:
+        replay = build_replay(task, horizon=2, steps=num_episodes * task.episode_length)
+        env = make_env(task, num_envs=num_episodes, seed=1)
+        replay.extend(env.rollout(task.episode_length, break_when_any_done=False))
+        write_episodes(folder / task.name, stored_episodes(replay), [task.name])
+    join_datasets([folder / task.name for task in tasks], folder / "both")
+    return folder / "both"
 
 
 def run(output_dir, *overrides, callbacks=()):

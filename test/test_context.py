@@ -36,7 +36,7 @@ from torchrl_tdmpc import (
     TDMPC2WorldModel,
     make_networks,
 )
-from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint, save_official
+from torchrl_tdmpc.checkpoints import load_checkpoint, save_checkpoint
 from torchrl_tdmpc.modules import Context
 from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
 from torchrl_tdmpc.trainers import TDMPC2Update
@@ -432,10 +432,6 @@ def world_model_of_tasks_that_end():
             r"discount is 0.9; it must be None, .* each of its tasks",
         ),
         (lambda: tiny_planner(discount=None), r"discount is None; .*between 0 and 1"),
-        (
-            lambda: save_official("/nowhere/agent.pt", tiny_multitask_loss()),
-            r"the loss is of several tasks; save_official writes single-task agents",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):

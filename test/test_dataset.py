@@ -119,12 +119,15 @@ def changed(key, value):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (nan_in("obs"), "NaN or infinity in 'obs' of episode 0"),
-        (nan_in("action"), "NaN or infinity in 'action' of episode 0"),
-        (nan_in("reward"), "NaN or infinity in 'reward' of episode 0"),
-        (changed("action", torch.full((4, 1), 1.5)), "an action of 1.5 in episode 0"),
+        (nan_in("obs"), "NaN or infinity in 'obs' in episode 0"),
+        (nan_in("action"), "NaN or infinity in 'action' in episode 0"),
+        (nan_in("reward"), "NaN or infinity in 'reward' in episode 0"),
+        (
+            changed("action", torch.full((4, 1), 1.5)),
+            "an action of 1.5, beyond [-1, 1]",
+        ),
         (changed("task", torch.arange(4)), "several tasks in episode 0"),
-        (changed("terminated", torch.arange(4) == 1), "a termination before the end of episode 0"),
+        (changed("terminated", torch.arange(4) == 1), "an early termination in episode 0"),
         (changed("obs", torch.zeros(4, 5, dtype=torch.int64)), "'obs' of shape [1, 4, 5] and type"),
         (changed("reward", torch.zeros(4, 1)), "'reward' of shape [1, 4, 1]"),
         (episode(3), "has no entry 'task'"),

@@ -205,7 +205,7 @@ def with_entry(name, entry):
         (
             "newer_format",
             with_entry("_task_emb.weight", torch.zeros(3, 96)),
-            ("'_task_emb.weight'", "no single-task agent"),
+            ("is of 3 tasks; discount is 0.99 and must have a number for each",),
         ),
         (
             "newer_format",

@@ -147,6 +147,13 @@ def test_stored_episodes_arrive(tmp_path):
     check("stored", run)
 
 
+def test_what_is_learned_from_stored_episodes_arrives(tmp_path):
+    data = runs.stored_walks(tmp_path)
+    config = runs.configure_offline(f"output_dir={tmp_path / 'run'}", "model.task_dim=5")
+    config.env.tasks, config.data = ROWS["offline"]["env.tasks"][0], str(data)
+    check("offline", SimpleNamespace(folder=tmp_path, trainer=runs.make_offline(config)))
+
+
 def test_the_checkpoint_to_go_on_from_arrives(trained, tmp_path):
     folder = shutil.copytree(trained.folder, tmp_path / "copy")
     given = {key: row[0] for key, row in ROWS["trained"].items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Composite, Unbounded
@@ -68,3 +69,13 @@ class ShortAndLongWalk(Walk):
 
     def _length(self):
         return 3 if self.num_episodes % 2 == 0 else 8
+
+
+def pendulum():
+    """Three numbers are observed, one acts, and an episode has six steps."""
+    return gymnasium.make("Pendulum-v1", max_episode_steps=6)
+
+
+def car():
+    """Two numbers are observed, one acts, and an episode has five steps."""
+    return gymnasium.make("MountainCarContinuous-v0", max_episode_steps=5)

@@ -137,8 +137,8 @@ def wandb(run):
 class InProcesses(SerialEnv):
     """In place of environments whose processes take seconds to start."""
 
-    def __init__(self, make, seeds, device):
-        makers = [functools.partial(make, seed) for seed in seeds]
+    def __init__(self, makes, seeds, device):
+        makers = [functools.partial(make, seed) for make, seed in zip(makes, seeds)]
         super().__init__(len(seeds), makers, device=device)
 
 
@@ -388,6 +388,15 @@ ROWS = {
             FOLDER,
             lambda run: str(run.folder) if run.trainer.replay.num_transitions == 6 else None,
         )
+    },
+    "offline": {
+        "mode": ("offline", lambda run: type(run.trainer).__name__[:-7].lower()),
+        "data": (FOLDER, lambda run: str(Path(run.trainer.data.folder).parent)),
+        "env.tasks": (["walks:car", "walks:pendulum"], lambda run: run.trainer.task.names),
+        "model.task_dim": (
+            5,
+            lambda run: run.trainer.update.loss.world_model.task_context.embedding_dim,
+        ),
     },
     "resumed": {"resume": (FOLDER, lambda run: str(run.trainer.resume.parents[1]))},
 }

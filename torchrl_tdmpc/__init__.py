@@ -15,7 +15,14 @@ from torchrl_tdmpc.modules import (
 )
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import LatentEnv, TDMPC2Planner
-from torchrl_tdmpc.trainers import Agent, OnlineTrainer, TDMPC2Update, evaluate, load_agent
+from torchrl_tdmpc.trainers import (
+    Agent,
+    OfflineTrainer,
+    OnlineTrainer,
+    TDMPC2Update,
+    evaluate,
+    load_agent,
+)
 
 __all__ = [
     "Agent",
@@ -24,6 +31,7 @@ __all__ = [
     "MultiGammaConfig",
     "MultiGammaValueLoss",
     "NormedLinear",
+    "OfflineTrainer",
     "OnlineTrainer",
     "PixelEncoder",
     "PolicyPrior",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def save_run(
     step: int,
     components: Mapping[str, Any],
     callbacks: Mapping[str, Any],
-    replay_log: ReplayLog,
+    replay_log: ReplayLog | None,
     *,
     metadata: Mapping[str, Any],
     keep_last: int,
@@ -73,7 +73,8 @@ def save_run(
             random generators of torch, NumPy and Python are added to them.
         callbacks: likewise; they are restored after all else, because they cut off what was written
             after the checkpoint.
-        replay_log: of the run's replay; its files lie in a folder of their own.
+        replay_log: of the run's replay; its files lie in a folder of their own. None for a run
+            that has no replay.
         metadata: see :func:`save_checkpoint`.
         keep_last: how many checkpoints remain.
 
@@ -83,12 +84,15 @@ def save_run(
     Raises:
         OSError: if the disk is full or fails; the earlier checkpoints can still be resumed.
     """
-    replay_log.append()
-    everything = {**components, "replay": replay_log, "random": GlobalRNGState()}
-    everything |= _named(callbacks)
-    metadata = {**metadata, "segments": [list(segment) for segment in replay_log.segments]}
+    segments: Sequence[Segment] = ()
+    if replay_log is not None:
+        replay_log.append()
+        segments = replay_log.segments
+    everything = {**_restored(components, replay_log), **_named(callbacks)}
+    metadata = {**metadata, "segments": [list(segment) for segment in segments]}
     path = save_checkpoint(directory, step, everything, metadata=metadata, keep_last=keep_last)
-    replay_log.prune(_segments_in_use(Path(directory)))
+    if replay_log is not None:
+        replay_log.prune(_segments_in_use(Path(directory)))
     return path
 
 
@@ -96,7 +100,7 @@ def resume_run(
     path: str | Path,
     components: Mapping[str, Any],
     callbacks: Mapping[str, Any],
-    replay_log: ReplayLog,
+    replay_log: ReplayLog | None,
 ) -> None:
     """Put everything back as it was at a checkpoint, and drop the checkpoints that came after it.
 
@@ -106,19 +110,25 @@ def resume_run(
         path: the checkpoint.
         components: as given to :func:`save_run`.
         callbacks: as given to :func:`save_run`.
-        replay_log: of an empty replay.
+        replay_log: of an empty replay, or None; as given to :func:`save_run`.
 
     Raises:
         CheckpointError: if a file is missing, truncated or altered, or does not fit.
     """
     path = Path(path)
-    replay_log.verify([Segment(*segment) for segment in read_metadata(path)["segments"]])
-    everything = {**components, "replay": replay_log, "random": GlobalRNGState()}
-    load_checkpoint(path, everything)
+    if replay_log is not None:
+        replay_log.verify([Segment(*segment) for segment in read_metadata(path)["segments"]])
+    load_checkpoint(path, _restored(components, replay_log))
     load_checkpoint(path, _named(callbacks))
     for other in path.parent.glob("checkpoint-*.torchrl"):
         if other.name > path.name:
             other.unlink()
+
+
+def _restored(components: Mapping[str, Any], replay_log: ReplayLog | None) -> dict[str, Any]:
+    """What is restored before the callbacks are."""
+    replay = {} if replay_log is None else {"replay": replay_log}
+    return {**components, **replay, "random": GlobalRNGState()}
 
 
 def _named(callbacks: Mapping[str, Any]) -> dict[str, Any]:

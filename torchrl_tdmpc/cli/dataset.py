@@ -1,10 +1,12 @@
-"""Episodes on disk: ``tdmpc2-dataset export RUN FOLDER``, ``tdmpc2-dataset show FOLDER``."""
+"""Episodes on disk: ``tdmpc2-dataset export RUN FOLDER``, and ``show``, ``join`` and ``split``."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
@@ -13,7 +15,17 @@ from torchrl_tdmpc.checkpoints import ReplayLog, find_checkpoint, load_checkpoin
 from torchrl_tdmpc.cli.parts import make_replay
 from torchrl_tdmpc.cli.report import markdown
 from torchrl_tdmpc.cli.settings import resolve
-from torchrl_tdmpc.data import EpisodeFiles, stored_episodes, write_episodes
+from torchrl_tdmpc.data import (
+    EpisodeFiles,
+    join_datasets,
+    named_tasks,
+    split_dataset,
+    stored_episodes,
+    write_episodes,
+)
+from torchrl_tdmpc.envs import load_tasks
+
+BARS = " ▁▂▃▄▅▆▇█"
 
 
 def export(run: str, folder: str) -> None:
@@ -52,13 +64,14 @@ def show(folder: str) -> None:
         FileNotFoundError: there is no data set.
     """
     files = EpisodeFiles(folder)
-    names = files.tasks
+    names = files.tasks or []
     lengths, returns = defaultdict(list), defaultdict(list)
-    for episode in files:
-        index = int(episode["task"][0])
-        task = str(index) if names is None or index >= len(names) else names[index]
-        lengths[task].append(len(episode))
-        returns[task].append(float(episode["next", "reward"].sum()))
+    for _, block in files.blocks():
+        totals = block["reward"][:, 1:].double().sum(1)
+        for index, total in zip(block["task"][:, 0].tolist(), totals.tolist()):
+            task = names[index] if 0 <= index < len(names) else str(index)
+            lengths[task].append(block.shape[1] - 1)
+            returns[task].append(total)
     rows = []
     for task, values in sorted(returns.items()):
         shortest, longest = min(lengths[task]), max(lengths[task])
@@ -71,9 +84,51 @@ def show(folder: str) -> None:
                 "return": f"{statistics.fmean(values):.1f}",
                 "lowest": f"{min(values):.1f}",
                 "highest": f"{max(values):.1f}",
+                "from lowest to highest": histogram(values),
             }
         )
     print(markdown(rows))
+
+
+def histogram(values: Sequence[float], num_bins: int = 20) -> str:
+    """A bar for each of some bins of equal width, from the least value to the largest.
+
+    Examples:
+        >>> histogram([0.0, 1.0, 1.1, 1.2, 3.0, 4.0], num_bins=4)
+        '▃█ ▅'
+    """
+    low, high = min(values), max(values)
+    counts = [0] * num_bins
+    for value in values:
+        place = 0 if high == low else int((value - low) / (high - low) * num_bins)
+        counts[min(place, num_bins - 1)] += 1
+    return "".join(BARS[math.ceil(count / max(counts) * (len(BARS) - 1))] for count in counts)
+
+
+def join(sources: Sequence[str], to: str, steps: int | None) -> None:
+    """Write several data sets as one, padded to the widest; see :func:`join_datasets`."""
+    tasks = join_datasets(sources, to, steps=steps)
+    print(f"{EpisodeFiles(to).num_episodes} episodes of {', '.join(tasks)} in {to}")
+
+
+def split(source: str, folder: str, tasks: str | None) -> None:
+    """Write the episodes of each task into a folder of its own; see :func:`split_dataset`."""
+    names = named_tasks(EpisodeFiles(source)) if tasks is None else as_names(tasks)
+    loaded = load_tasks(names)
+    sizes = zip(loaded.observation_dims, loaded.action_dims)
+    dims = dict(zip(loaded.names, sizes, strict=True))
+    written = split_dataset(source, folder, dims, loaded.names)
+    print(f"episodes of {', '.join(written)} in folders of {folder}")
+
+
+def as_names(tasks: str) -> str | list[str]:
+    """A published set's name, or a list of names, from the command line.
+
+    Examples:
+        >>> as_names("mt30"), as_names("walker-stand,cup-catch")
+        ('mt30', ['walker-stand', 'cup-catch'])
+    """
+    return tasks if tasks in ("mt30", "mt80") else tasks.split(",")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -85,9 +140,19 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("folder", help="where to write the data set")
     command = commands.add_parser("show", help="print what is in a data set")
     command.add_argument("folder", help="the data set")
+    command = commands.add_parser("join", help="write several data sets as one of several tasks")
+    command.add_argument("sources", nargs="+", metavar="folder", help="the data sets")
+    command.add_argument("--to", required=True, help="where to write the one")
+    command.add_argument("--steps", type=int, help="take episodes of so many agent steps alone")
+    command = commands.add_parser("split", help="write each task of a data set by itself")
+    command.add_argument("source", help="the data set")
+    command.add_argument("folder", help="where to write a folder for each task")
+    command.add_argument("--tasks", help="mt30, or names by index, if the data set has none")
     given = vars(parser.parse_args(arguments))
     try:
-        {"export": export, "show": show}[given.pop("command")](**given)
+        {"export": export, "show": show, "join": join, "split": split}[given.pop("command")](
+            **given
+        )
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -1,8 +1,9 @@
 """Evaluate a trained agent: ``tdmpc2-evaluate checkpoint=PATH eval.episodes=10``.
 
 ``PATH`` is the ``output_dir`` of a run (its newest checkpoint counts), one of its checkpoints, or a
-``.pt`` file of the official implementation, which needs ``env.task=...`` too. ``video=true``
-writes an mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
+``.pt`` file of the official implementation, which needs ``env.task=...`` too. A model of several
+tasks is evaluated on all of them; an official one needs ``env.tasks=...``. ``video=true`` writes an
+mp4 of the first episode beside it, or into ``output_dir=...``. Any other setting of
 ``config/tdmpc2_multigamma.yaml`` may be given, in place of the run's own. A task that is a function
 must be given: a checkpoint alone decides of no code that is imported.
 """
@@ -14,7 +15,7 @@ import json
 import statistics
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,13 @@ from tqdm import tqdm
 from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
 from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.cli.failures import in_one_sentence
+from torchrl_tdmpc.cli.modes import resolve_run
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
-from torchrl_tdmpc.cli.settings import (
-    default_settings,
-    naming,
-    refuse_unknown_keys,
-    resolve,
-)
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.cli.settings import default_settings, naming, refuse_unknown_keys
+from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.planners import TDMPC2Planner
-from torchrl_tdmpc.recording import check_video, record_first_episode
-from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate
+from torchrl_tdmpc.recording import OfflineRecord, check_video, record_first_episode
+from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate, task_discounts
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
@@ -74,6 +71,16 @@ def run(arguments: list[str]) -> None:
                 on_step=on_step,
                 **recorder,
             )
+    if isinstance(task, TaskSet):
+        print_tasks(task, rows)
+    else:
+        print_episodes(task, rows)
+    if video is not None:
+        print(f"video of episode 1: {video}")
+
+
+def print_episodes(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print every episode of a task, their mean and their standard deviation."""
     print("episode      return  length", *task.extra_names)
     for episode, row in enumerate(rows, start=1):
         extra = [f"{row[name]:{len(name)}.3g}" for name in task.extra_names]
@@ -84,8 +91,17 @@ def run(arguments: list[str]) -> None:
         f", {name} {statistics.fmean(row[name] for row in rows):.3g}" for name in task.extra_names
     ]
     print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}" + "".join(means))
-    if video is not None:
-        print(f"video of episode 1: {video}")
+
+
+def print_tasks(tasks: TaskSet, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the mean return and the score of each task, and the mean score."""
+    *each, last = OfflineRecord(tasks.tasks, []).tasks_evaluated(0, rows)
+    width = max(map(len, tasks.names))
+    print(f"{'task':{width}}  episodes  mean return  deviation  score")
+    for row in each:
+        numbers = f"{row['reward']:11.3f} {row['reward_std']:10.3f} {row['score']:6.1f}"
+        print(f"{row['task']:{width}} {row['episodes']:9}  {numbers}")
+    print(f"mean score {last['score']:.2f}")
 
 
 def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
@@ -117,12 +133,15 @@ def read_arguments(arguments: list[str]) -> tuple[Path, DictConfig]:
     return Path(path).expanduser(), settings
 
 
-def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str]:
+def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task | TaskSet, str]:
     """The settings that hold, the task, and a name for what is evaluated."""
     config = OmegaConf.create(default_settings())
     if is_official(path):
-        if OmegaConf.select(settings, "env.task") is None:
+        tasks = (OmegaConf.select(settings, f"env.{key}") for key in ("task", "tasks"))
+        if not any(tasks):
             raise ValueError(f"env.task is not given; {path} does not say what it was trained on.")
+        if OmegaConf.select(settings, "env.tasks") is not None:
+            config.mode = "offline"
         for name in settings.get("model", {}):
             if name not in NOT_OFFICIAL:
                 raise ValueError(
@@ -133,12 +152,18 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task, str
     else:
         record = load_checkpoint(checkpoints(path), {})
         config = recorded_config(path, record)
+        refuse_other_tasks(path, record, settings)
         refuse_foreign_code(path, config, settings)
-        name = f"agent-steps-{record['agent_steps']}"
+        is_offline = "updates" in record
+        if is_offline:  # named after its tasks
+            config.env.task = default_settings()["env"]["task"]
+        name = (
+            f"updates-{record['updates']}" if is_offline else f"agent-steps-{record['agent_steps']}"
+        )
     folder = path if path.is_dir() else path.parent
     here = {"device": "auto", "threads": "auto", "output_dir": str(folder), "compile": "off"}
     here["eval"] = {"video": False}
-    config, task = resolve(OmegaConf.merge(config, here, settings))
+    config, task = resolve_run(OmegaConf.merge(config, here, settings))
     return config, task, name
 
 
@@ -149,19 +174,44 @@ def recorded_config(path: Path, record: dict[str, Any]) -> DictConfig:
         ValueError: there is none, or it is none that this version writes.
     """
     recorded = record.get("config")
-    if not recorded or not isinstance(record.get("agent_steps"), int):
+    if not recorded or not isinstance(record.get("updates", record.get("agent_steps")), int):
         raise ValueError(f"{path} carries no configuration; it must be of a training run.")
     if not isinstance(recorded, dict) or "${" in json.dumps(recorded):
         raise ValueError(f"the configuration in {path} is none that a run writes.")
     return OmegaConf.merge(default_settings(), recorded)
 
 
+def refuse_other_tasks(path: Path, record: dict[str, Any], settings: DictConfig) -> None:
+    """Keep a model of one task from several, and the other way round.
+
+    Raises:
+        ValueError: the command line asks for other tasks than the model is of.
+    """
+    ours = (record.get("agent") or {}).get("tasks")
+    given = OmegaConf.select(settings, "env.tasks")
+    if not ours and given is not None:
+        raise ValueError(f"{path} is of one task; env.tasks must be left out.")
+    if ours and OmegaConf.select(settings, "env.task") is not None:
+        raise ValueError(
+            f"{path} is of {len(ours)} tasks; leave env.task out, and it is evaluated on all."
+        )
+
+
 def refuse_foreign_code(path: Path, config: DictConfig, settings: DictConfig) -> None:
     """Import nothing because a checkpoint says so.
 
     Raises:
-        ValueError: its task is imported from a module, and the command line does not name it.
+        ValueError: a task is imported from a module, and the command line does not name it.
     """
+    tasks = OmegaConf.select(config, "env.tasks")
+    if tasks is not None:
+        code = [] if isinstance(tasks, str) else [name for name in tasks if ":" in str(name)]
+        if code and OmegaConf.select(settings, "env.tasks") is None:
+            raise ValueError(
+                f"env.tasks is not given; the run of {path} has {code[0]} among them, which would "
+                "be imported: give env.tasks to allow it."
+            )
+        return
     task = OmegaConf.select(config, "env.task")
     is_code = OmegaConf.select(config, "env.backend") == "function" or ":" in str(task)
     if is_code and OmegaConf.select(settings, "env.task") is None:
@@ -173,22 +223,43 @@ def refuse_foreign_code(path: Path, config: DictConfig, settings: DictConfig) ->
         )
 
 
-def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
+def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2Planner:
     """The planner of the agent that was saved."""
     if not is_official(path):
         agent = load_checkpoint(checkpoints(path), {}).get("agent", {})
+        if isinstance(task, TaskSet) and agent.get("tasks") != task.names:
+            raise ValueError(
+                f"{path} is of the tasks {', '.join(agent.get('tasks') or ())}; env.tasks names "
+                f"{', '.join(task.names)}."
+            )
         refuse_other_shapes(path, agent.get("observation_shape"), agent.get("action_dim"), task)
         loss = make_loss(config, task)
         load_checkpoint(checkpoints(path), {"loss": loss}, map_location=config.device)
         return make_planner(config, task, loss)
     model = {name: config.model[name] for name in NOT_OFFICIAL}
-    official = load_official(path, discount=config.loss.discount, **model, device=config.device)
+    discount, action_dims = config.loss.discount, None
+    if isinstance(task, TaskSet):
+        discount, action_dims = task_discounts(task), task.action_dims
+    with naming("loss"):
+        official = load_official(
+            path, discount=discount, action_dims=action_dims, **model, device=config.device
+        )
     refuse_other_shapes(path, official.observation_shape, official.action_dim, task)
+    if isinstance(task, TaskSet):
+        masks = official.loss.world_model.task_context.action_masks
+        if (theirs := masks.sum(1).int().tolist()) != task.action_dims:
+            raise ValueError(
+                f"{path} is of tasks with {theirs} action dimensions; those of env.tasks have "
+                f"{task.action_dims}."
+            )
     return make_planner(config, task, official.loss)
 
 
 def refuse_other_shapes(
-    path: Path, observation_shape: Sequence[int] | None, action_dim: int | None, task: Task
+    path: Path,
+    observation_shape: Sequence[int] | None,
+    action_dim: int | None,
+    task: Task | TaskSet,
 ) -> None:
     """Name what an agent and a task differ in.
 

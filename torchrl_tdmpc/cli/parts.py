@@ -11,7 +11,7 @@ from torchrl.record.loggers import Logger
 from torchrl_tdmpc.checkpoints import read_metadata
 from torchrl_tdmpc.cli.settings import naming
 from torchrl_tdmpc.data import EpisodeFiles, EpisodeReplay
-from torchrl_tdmpc.envs import Task, seed_generators
+from torchrl_tdmpc.envs import Task, TaskSet, seed_generators
 from torchrl_tdmpc.modules import AuxiliaryValueHeads, Execution, SymlogTwoHot
 from torchrl_tdmpc.objectives import MultiGammaConfig, MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
@@ -91,7 +91,7 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
 
 
 @naming("model", "loss")
-def make_loss(config: DictConfig, task: Task) -> TDMPC2Loss:
+def make_loss(config: DictConfig, task: Task | TaskSet) -> TDMPC2Loss:
     """The loss of world model, policy prior and Q-functions of the sizes asked for."""
     networks = build_networks(task, OmegaConf.to_container(config.model))
     networks = (network.to(config.device) for network in networks)
@@ -114,7 +114,7 @@ def make_update(config: DictConfig, loss: TDMPC2Loss) -> TDMPC2Update:
 
 
 @naming("planner")
-def make_planner(config: DictConfig, task: Task, loss: TDMPC2Loss) -> TDMPC2Planner:
+def make_planner(config: DictConfig, task: Task | TaskSet, loss: TDMPC2Loss) -> TDMPC2Planner:
     """What acts with the networks of a loss."""
     return TDMPC2Planner(
         loss.world_model,
@@ -167,5 +167,6 @@ def _make_logger(config: DictConfig) -> Logger | None:
     backend, _ = settings.pop("backend"), settings.pop("artifact")
     resumed_step = None
     if config.resume is not None:
-        resumed_step = read_metadata(config.resume)["environment_steps"]
+        metadata = read_metadata(config.resume)
+        resumed_step = metadata.get("updates", metadata.get("environment_steps"))
     return make_logger(backend, config.output_dir, resumed_step=resumed_step, **settings)

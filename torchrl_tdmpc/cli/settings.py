@@ -43,7 +43,7 @@ MOST = {
 LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
-    *("resume", "output_dir", "compile", "threads", "env.timeout"),
+    *("resume", "output_dir", "data", "compile", "threads", "env.timeout"),
     *("train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
     *("checkpoint.interval", "checkpoint.keep"),
@@ -83,6 +83,19 @@ KINDS = {
     "threads": (
         "auto or a whole number from 1 on",
         lambda value: value == "auto" or (type(value) is int and value >= 1),
+    ),
+    "loss.discount": (
+        "auto, null or a number",
+        lambda value: value in ("auto", None) or type(value) in (int, float),
+    ),
+    "data": ("null or a folder", lambda value: value is None or isinstance(value, str)),
+    "env.tasks": (
+        "null, mt30 or a list of names",
+        lambda value: (
+            value is None
+            or isinstance(value, str)
+            or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+        ),
     ),
     "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
     "env.timeout": (
@@ -132,13 +145,7 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
         ValueError: a setting that does not exist or is out of its range.
     """
     check_types(config)
-    for key, least in LEAST.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and value < least:
-            raise ValueError(f"{key} is {value}; it must be at least {least}.")
-    for key, most in MOST.items():
-        if (value := OmegaConf.select(config, key)) > most:
-            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
+    check_ranges(config)
     if config.env.workers not in WORKERS:
         raise ValueError(
             f"env.workers is {config.env.workers!r}; it must be {' or '.join(WORKERS)}."
@@ -172,15 +179,29 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
+    settle_compile(settled)
+    return settled, dataclasses.replace(task, episodic=settled.env.episodic)
+
+
+def settle_compile(settled: DictConfig) -> None:
+    """Replace ``compile=auto``; refuse what this machine cannot compile.
+
+    Raises:
+        ValueError: compilation was asked for.
+    """
     if settled.compile == "auto":
         settled.compile = "off" if why_not_compiled(settled) else "default"
-    return settled, dataclasses.replace(task, episodic=settled.env.episodic)
+    device_type = torch.device(settled.device).type
+    if settled.compile != "off" and (missing := missing_for_compilation(device_type)):
+        raise ValueError(
+            f"compile is {settled.compile!r}, but {missing} was not found; choose off or auto."
+        )
 
 
 def why_not_compiled(settled: DictConfig) -> str | None:
     """Why ``compile=auto`` leaves a run as it is; None if it compiles."""
     if settled.train.steps < LEAST_STEPS_TO_COMPILE:
-        return f"a run of fewer than {LEAST_STEPS_TO_COMPILE:,} agent steps would be no faster"
+        return f"a run of fewer than {LEAST_STEPS_TO_COMPILE:,} steps would be no faster"
     if missing := missing_for_compilation(torch.device(settled.device).type):
         return f"{missing} was not found; with it the run would be faster"
     return None
@@ -193,17 +214,27 @@ def nested_keys(names: ListConfig | None) -> list[NestedKey] | None:
     return [name if isinstance(name, str) else tuple(name) for name in names]
 
 
-def check_training(settled: DictConfig, task: Task) -> None:
-    """Refuse what this machine cannot compile, and lengths that leave nothing to learn from.
+def check_ranges(config: DictConfig) -> None:
+    """Refuse numbers out of the ranges of ``LEAST`` and ``MOST``.
 
     Raises:
         ValueError: the first such setting.
     """
-    device_type = torch.device(settled.device).type
-    if settled.compile != "off" and (missing := missing_for_compilation(device_type)):
-        raise ValueError(
-            f"compile is {settled.compile!r}, but {missing} was not found; choose off or auto."
-        )
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}.")
+    for key, most in MOST.items():
+        if (value := OmegaConf.select(config, key)) > most:
+            raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
+
+
+def check_training(settled: DictConfig, task: Task) -> None:
+    """Refuse lengths that leave nothing to learn from.
+
+    Raises:
+        ValueError: the first such setting.
+    """
     if settled.planner.horizon > task.episode_length:
         raise ValueError(
             f"planner.horizon is {settled.planner.horizon}; it must be at most the time limit of "

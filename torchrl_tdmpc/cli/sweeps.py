@@ -64,8 +64,9 @@ def name_of(overrides: Sequence[str]) -> str:
 
 
 def is_finished(config: DictConfig) -> bool:
-    """Whether the run's newest checkpoint is that of its last agent step."""
+    """Whether the run's newest checkpoint is that of its last agent step, or offline update."""
     checkpoint = find_checkpoint("auto", config.output_dir)
-    return checkpoint is not None and (
-        read_metadata(checkpoint).get("agent_steps", 0) >= config.train.steps
-    )
+    if checkpoint is None:
+        return False
+    metadata = read_metadata(checkpoint)
+    return metadata.get("updates", metadata.get("agent_steps", 0)) >= config.train.steps

@@ -21,22 +21,23 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli import sweeps
 from torchrl_tdmpc.cli.failures import in_one_sentence, wants_traceback
+from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
 from torchrl_tdmpc.cli.parts import make_trainer
-from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, settle, why_not_compiled
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, why_not_compiled
+from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.recording import write_config
-from torchrl_tdmpc.trainers import OnlineTrainer, count_parameters
+from torchrl_tdmpc.trainers import OfflineTrainer, OnlineTrainer, count_parameters
 
-__all__ = ["Report", "main", "train"]
+__all__ = ["OfflineReport", "OnlineReport", "Report", "main", "train"]
 
 
 class Report:
-    """Callback that tells the person who started a run what it is and where its files are."""
+    """Callback that tells the person who started a run what it is."""
 
     def __init__(self, config: DictConfig):
         self.config = config
 
-    def on_begin(self, trainer: OnlineTrainer) -> None:
+    def on_begin(self, trainer: OnlineTrainer | OfflineTrainer) -> None:
         """Say how large the networks are, and what is resumed; write ``config.yaml``."""
         parameters = count_parameters(trainer.update)
         print(", ".join(f"{part} {count:,}" for part, count in parameters.items()), "parameters")
@@ -46,6 +47,32 @@ class Report:
         write_config(trainer.output_dir, record)
         if trainer.resume is not None:
             print(f"resumed {trainer.resume}")
+
+
+class OfflineReport(Report):
+    """The same of a run on stored episodes, and where its files are."""
+
+    def on_begin(self, trainer: OfflineTrainer) -> None:
+        """Say what there is to learn from."""
+        super().on_begin(trainer)
+        data = trainer.data
+        for name, episodes, steps in zip(data.tasks, data.num_episodes, data.episode_lengths):
+            print(f"{name}: {episodes} episodes of {steps} agent steps")
+
+    def on_end(self, trainer: OfflineTrainer) -> None:
+        """Say what lies where."""
+        print(
+            f"{trainer.counters.updates} updates. In {trainer.output_dir}: eval.csv, train.csv, "
+            "config.yaml, checkpoints/"
+        )
+
+
+class OnlineReport(Report):
+    """The same of a run that acts, and where its files are."""
+
+    def on_begin(self, trainer: OnlineTrainer) -> None:
+        """Say which episodes could not be gone on with."""
+        super().on_begin(trainer)
         if num_open := trainer.num_truncated_episodes:
             print(f"{num_open} unfinished episodes are truncated: the environments begin new ones")
 
@@ -64,15 +91,16 @@ class Report:
             )
 
 
+Trainer = OnlineTrainer | OfflineTrainer
 Compose = Callable[[DictConfig, Task], OnlineTrainer]
 
 
-def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
+def train(config: DictConfig, compose: Compose = make_trainer) -> Trainer:
     """Train as a configuration says.
 
     Args:
         config: the configuration, as Hydra composes it.
-        compose: from a configuration without ``auto`` and its task to the trainer.
+        compose: from a configuration without ``auto`` and its task to the trainer of an online run.
 
     Raises:
         CheckpointError: a checkpoint to resume is damaged or does not fit.
@@ -84,19 +112,20 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> OnlineTrainer:
         ValueError: a setting is wrong.
     """
     is_auto, chooses_compile = config.resume == "auto", config.compile == "auto"
-    config, task = settle(config)
+    config, task = settle_run(config)
     if chooses_compile and config.compile == "off":
         print(f"not compiled: {why_not_compiled(config)}")
     torch.set_num_threads(config.threads)
     if config.env.num_envs > 1:
         print(f"starting {config.env.num_envs} environments", flush=True)
-    trainer = compose(config, task)
+    is_offline = isinstance(task, TaskSet)
+    trainer = make_offline_trainer(config, task) if is_offline else compose(config, task)
     if is_auto and find_checkpoint("auto", trainer.output_dir) != trainer.resume:
         raise FileExistsError(
             f"another process wrote to output_dir {config.output_dir!r} while this one started; "
             "start again."
         )
-    trainer.callbacks.append(Report(config))
+    trainer.callbacks.append(OfflineReport(config) if is_offline else OnlineReport(config))
     trainer.train()
     return trainer
 

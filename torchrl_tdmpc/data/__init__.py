@@ -8,13 +8,19 @@ from torchrl_tdmpc.data.dataset import (
     stored_episodes,
     write_episodes,
 )
+from torchrl_tdmpc.data.joining import join_datasets, named_tasks, split_dataset
 from torchrl_tdmpc.data.replay import EpisodeReplay, ReplayError
+from torchrl_tdmpc.data.stream import EpisodeStream
 
 __all__ = [
     "DatasetError",
     "EpisodeFiles",
     "EpisodeReplay",
+    "EpisodeStream",
     "ReplayError",
+    "join_datasets",
+    "named_tasks",
+    "split_dataset",
     "stored_episodes",
     "write_episodes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torchrl_tdmpc.data.replay import EpisodeReplay
 
 __all__ = ["DatasetError", "EpisodeFiles", "stored_episodes", "write_episodes"]
 
-FACTS = "dataset.json"  # task names, beside the files of a data set that this module wrote
+FACTS = "dataset.json"  # names of tasks and files, beside a data set that this module wrote
+BLOCK_ROWS = 500_000  # rows that are checked together
 
 
 class DatasetError(ValueError):
@@ -37,7 +39,8 @@ class EpisodeFiles:
 
     Raises:
         FileNotFoundError: there is none.
-        DatasetError: a file is damaged, or no such TensorDict.
+        DatasetError: a file is damaged, no such TensorDict, of other sizes than the first, or one
+            is missing.
 
     Attributes:
         num_steps: agent steps in all episodes.
@@ -62,28 +65,75 @@ class EpisodeFiles:
         if not self.paths:
             raise FileNotFoundError(f"there is no data set (*.pt) in {self.folder}.")
         self.num_steps = self.num_episodes = 0
-        for path in self.paths:
-            episodes = _read(path)
+        sizes = None
+        for path, episodes in self.chunks():
+            found = [episodes[key].shape[-1] for key in ("obs", "action")]
+            sizes = sizes or found
+            if found != sizes:
+                raise DatasetError(
+                    f"{path} has observations of {found[0]} numbers and actions of {found[1]}; "
+                    f"{self.paths[0].name} has {sizes[0]} and {sizes[1]}."
+                )
             self.num_episodes += episodes.shape[0]
             self.num_steps += episodes.shape[0] * (episodes.shape[1] - 1)
+        self._refuse_missing()
 
     @property
     def tasks(self) -> list[str] | None:
         """The names of the tasks, by their index; None where the folder does not tell them."""
+        facts = self._facts
+        if facts is None:
+            return None
+        try:
+            return [str(name) for name in facts["tasks"]]
+        except (KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{self.folder / FACTS} does not list the tasks ({error})."
+            ) from None
+
+    def chunks(self) -> Iterator[tuple[Path, TensorDictBase]]:
+        """Each file and its TensorDict ``[episodes, T + 1]``, which stays on disk until read."""
+        for path in self.paths:
+            yield path, _read(path)
+
+    def blocks(self) -> Iterator[tuple[Path, TensorDictBase]]:
+        """Each file and a few of its episodes ``[E, T + 1]``, checked, one block after the other.
+
+        Raises:
+            DatasetError: an episode has numbers that cannot be learned from.
+        """
+        for path, episodes in self.chunks():
+            size = max(1, BLOCK_ROWS // episodes.shape[1])
+            for first in range(0, len(episodes), size):
+                block = episodes[first : first + size]
+                _check_values(path, first, block)
+                yield path, block
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Each episode as steps ``[T]`` in TorchRL's root/next layout, with its ``task``."""
+        for _, block in self.blocks():
+            yield from map(_steps, block)
+
+    @property
+    def _facts(self) -> dict[str, Any] | None:
         path = self.folder / FACTS
         if not path.exists():
             return None
         try:
-            return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["tasks"]]
-        except (KeyError, TypeError, ValueError) as error:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise DatasetError(f"{path} does not list the tasks ({error}).") from None
 
-    def __iter__(self) -> Iterator[TensorDict]:
-        """Each episode as steps ``[T]`` in TorchRL's root/next layout, with its ``task``."""
-        for path in self.paths:
-            for number, rows in enumerate(_read(path)):
-                _check_values(path, number, rows)
-                yield _steps(rows)
+    def _refuse_missing(self) -> None:
+        """Name the first file that a list of files, or the numbers in their names, ask for."""
+        names = {path.name for path in self.paths}
+        numbers = {int(m[1]) for name in names if (m := re.fullmatch(r"chunk_(\d+)\.pt", name))}
+        asked = [f"chunk_{number}.pt" for number in range(max(numbers, default=-1))]
+        facts = self._facts
+        if isinstance(facts, dict) and isinstance(facts.get("files"), list):
+            asked += map(str, facts["files"])
+        if missing := [name for name in asked if name not in names]:
+            raise DatasetError(f"{self.folder} lacks {missing[0]}, a file of this data set.")
 
 
 def write_episodes(
@@ -100,17 +150,34 @@ def write_episodes(
     Raises:
         FileExistsError: the folder holds a data set already.
     """
+    folder = new_folder(folder)
+    by_length: dict[int, list[TensorDictBase]] = {}
+    for episode in episodes:
+        by_length.setdefault(len(episode), []).append(episode)
+    names = []
+    for length, alike in sorted(by_length.items()):
+        chunk = torch.stack([_with_task(episode) for episode in alike]).contiguous()
+        names.append(f"episodes-{length - 1:06d}.pt")
+        torch.save(chunk, folder / names[-1])
+    write_facts(folder, tasks, names)
+
+
+def new_folder(folder: str | Path) -> Path:
+    """Make a folder for a data set.
+
+    Raises:
+        FileExistsError: it holds one already.
+    """
     folder = Path(folder)
     if any(folder.glob("*.pt")):
         raise FileExistsError(f"{folder} holds a data set already; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    by_length: dict[int, list[TensorDictBase]] = {}
-    for episode in episodes:
-        by_length.setdefault(len(episode), []).append(episode)
-    for length, alike in sorted(by_length.items()):
-        chunk = torch.stack([_with_task(episode) for episode in alike]).contiguous()
-        torch.save(chunk, folder / f"episodes-{length - 1:06d}.pt")
-    facts = {"tasks": list(tasks)}
+    return folder
+
+
+def write_facts(folder: Path, tasks: Sequence[str], files: Sequence[str]) -> None:
+    """Say beside a data set which tasks and files it has."""
+    facts = {"tasks": list(tasks), "files": list(files)}
     (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -189,19 +256,38 @@ def _read(path: Path) -> TensorDictBase:
     return data
 
 
-def _check_values(path: Path, number: int, rows: TensorDictBase) -> None:
-    """Refuse what cannot be learned from; row 0 has no action and no reward."""
-    for key, value in (("obs", rows["obs"]), *((k, rows[k][1:]) for k in ("action", "reward"))):
-        if not value.isfinite().all():
-            raise DatasetError(f"{path} has NaN or infinity in {key!r} of episode {number}.")
-    if (rows["action"][1:].abs() > 1).any():
-        largest = float(rows["action"][1:].abs().max())
-        raise DatasetError(
-            f"{path} has an action of {largest:.4g} in episode {number}; actions must lie in "
-            "[-1, 1]."
-        )
-    if (rows["task"] != rows["task"][0]).any():
-        raise DatasetError(f"{path} has several tasks in episode {number}.")
+def _check_values(path: Path, first: int, rows: TensorDictBase) -> None:
+    """Refuse episodes ``[E, T + 1]`` to learn nothing from; row 0 has no action and no reward.
+
+    Args:
+        path: of the file, for the message.
+        first: number of the first of the episodes in it.
+        rows: the episodes.
+    """
+    action = rows["action"][:, 1:]
+    for key, value in (("obs", rows["obs"]), ("action", action), ("reward", rows["reward"][:, 1:])):
+        refuse(path, first, ~value.isfinite(), f"NaN or infinity in {key!r}")
+    largest = float(action.abs().max())
+    refuse(path, first, action.abs() > 1, f"an action of {largest:.4g}, beyond [-1, 1],")
+    task = rows["task"]
+    refuse(path, first, task != task[:, :1], "several tasks")
     terminated = rows.get("terminated", None)
-    if terminated is not None and terminated[1:-1].any():
-        raise DatasetError(f"{path} has a termination before the end of episode {number}.")
+    if terminated is not None:
+        refuse(path, first, terminated[:, 1:-1], "an early termination")
+
+
+def refuse(path: Path, first: int, bad: Tensor, what: str) -> None:
+    """Name the first episode that has something bad.
+
+    Args:
+        path: of the file.
+        first: number of the first of the episodes in it.
+        bad: whether each number is, ``[E, ...]``.
+        what: is bad.
+
+    Raises:
+        DatasetError: something is.
+    """
+    if bad.any():
+        number = first + int(bad.reshape(len(bad), -1).any(1).nonzero()[0])
+        raise DatasetError(f"{path} has {what} in episode {number}.")

@@ -15,13 +15,16 @@ from torchrl_tdmpc.envs.state import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.envs.task import Task, names_of
+from torchrl_tdmpc.envs.task import Task, names_of, unknown
+from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
 from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
 __all__ = [
     "BACKENDS",
+    "MT30",
     "NonFiniteError",
     "Task",
+    "TaskSet",
     "WORKERS",
     "WorkerError",
     "choose_renderer",
@@ -36,6 +39,7 @@ __all__ = [
     "has_lost_processes",
     "kill_workers",
     "load_task",
+    "load_tasks",
     "make_env",
     "make_task",
     "names_of",
@@ -43,5 +47,6 @@ __all__ = [
     "render",
     "seed_generators",
     "set_env_state",
+    "unknown",
     "why_no_state",
 ]

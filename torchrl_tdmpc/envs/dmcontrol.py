@@ -42,6 +42,8 @@ def dmcontrol_task(
         name: domain and task joined by a dash, as published: ``"cartpole-swingup"``,
             ``"cup-catch"``, ``"finger-turn-easy"``. Dashes, underscores and case are not told
             apart, and the suite's own domain names (``ball_in_cup``, ``point_mass``) hold as well.
+            The 28 tasks that the official implementation adds are among them:
+            ``"walker-walk-backwards"``, ``"cup-spin"``.
         episode_length: truncates episodes earlier than the suite does; agent steps.
         action_repeat: environment steps in an agent step.
         observation_keys: the entries to concatenate, in this order; None takes all.
@@ -61,15 +63,15 @@ def dmcontrol_task(
         >>> dmcontrol_task("cup-catch").episode_length
         500
     """
-    published, names = _task_names()
+    names = _task_names()
     if _plain(name) not in names:
-        raise unknown("task", name, published)
+        raise unknown("task", name, dict.fromkeys(names.values()))
     if action_repeat < 1:
         raise ValueError(f"action_repeat is {action_repeat}; it must be at least 1.")
-    domain, task = names[_plain(name)]
+    name = names[_plain(name)]
     return build_task(
-        functools.partial(_make_base, domain, task, action_repeat),
-        name=published_name(domain, task),
+        functools.partial(_make_base, name, action_repeat),
+        name=name,
         backend="dmcontrol",
         # the suite has no public name for its limit, and ends episodes by it alone
         facts=lambda base: Facts(time_limit=wrapped_env(base)._step_limit, episodic=False),
@@ -131,18 +133,34 @@ class SuiteEnv(DMControlWrapper):
         self._env.physics.free()
 
 
-def _make_base(domain: str, task: str, action_repeat: int, seed: int) -> EnvBase:
+def _make_base(name: str, action_repeat: int, seed: int) -> EnvBase:
     """One environment. Its initial states come from a generator of its own."""
-    suite_env = _suite().load(domain, task, task_kwargs={"random": seed})
-    return SuiteEnv(suite_env, camera=_CAMERAS.get(domain, 0), frame_skip=action_repeat)
+    camera = _CAMERAS.get(name.partition("-")[0], 0)
+    return SuiteEnv(suite_env(name, seed), camera=camera, frame_skip=action_repeat)
 
 
-def _task_names() -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """The published names, and (domain, task) under every name that is understood, made plain."""
-    tasks = _suite().ALL_TASKS
-    published = {_plain(published_name(*task)): task for task in tasks}
-    own = {_plain("-".join(task)): task for task in tasks}
-    return [published_name(*task) for task in tasks], own | published
+def suite_env(name: str, seed: int) -> Any:
+    """dm_control's own environment of a task, by its published name.
+
+    Examples:
+        >>> suite_env("cup-catch", seed=1).action_spec().shape
+        (2,)
+    """
+    for domain, task in _suite().ALL_TASKS:
+        if name == published_name(domain, task):
+            return _suite().load(domain, task, task_kwargs={"random": seed})
+    from torchrl_tdmpc.envs import custom
+
+    return custom.make_environment(custom.TASKS[name], name, random=seed)
+
+
+def _task_names() -> dict[str, str]:
+    """The published name under every name that is understood, made plain."""
+    tasks = {task: published_name(*task) for task in _suite().ALL_TASKS}
+    own = {_plain("-".join(task)): name for task, name in tasks.items()}
+    from torchrl_tdmpc.envs import custom
+
+    return own | {_plain(name): name for name in (*tasks.values(), *custom.TASKS)}
 
 
 def _plain(name: str) -> str:

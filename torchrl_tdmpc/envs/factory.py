@@ -73,21 +73,22 @@ def load_task(
 
 
 def make_env(
-    task: Task,
+    task: Task | Sequence[Task],
     *,
     num_envs: int = 1,
     seed: int | Sequence[int] = 0,
     device: torch.device | str = "cpu",
     workers: str = "serial",
 ) -> EnvBase:
-    """Environments of one task, stepped together; one environment is a batch of one.
+    """Environments stepped together, of one task or of several; one is a batch of one.
 
     Each environment draws its initial states from a generator of its own, whose seed is derived
     from ``seed`` and its index: no global generator is read, and the first environments stay the
     same when more are added. In a process of its own the global generators are seeded too.
 
     Args:
-        task: what to pose, from :func:`load_task`.
+        task: what to pose, from :func:`load_task`; or a task for each environment, which must look
+            alike, as those of ``TaskSet.padded`` do.
         num_envs: number of environments N.
         seed: at least 0; equal seeds give equal initial states. Or the ``num_envs`` seeds of
             :func:`env_seeds` themselves.
@@ -119,9 +120,13 @@ def make_env(
         raise ValueError(f"seed has {len(seeds)} numbers for {num_envs} environments.")
     if workers not in WORKERS:
         raise unknown("workers", workers, WORKERS)
+    tasks = num_envs * [task] if isinstance(task, Task) else task
+    if len(tasks) != num_envs:
+        raise ValueError(f"task has {len(tasks)} tasks for {num_envs} environments.")
+    makes = [task.make for task in tasks]
     if workers == "serial":
-        return serial_env(task.make, seeds, device)
-    return ProcessEnv(make=task.make, seeds=seeds, device=device)
+        return serial_env(makes, seeds, device)
+    return ProcessEnv(makes=makes, seeds=seeds, device=device)
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:

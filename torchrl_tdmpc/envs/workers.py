@@ -37,7 +37,7 @@ class ProcessEnv(ParallelEnv):
     error in one of them can be told here, by :func:`failed_environment`.
 
     Args:
-        make: makes one environment from a seed.
+        makes: makes each environment from its seed; all of the same specs.
         seeds: one for each environment.
         device: where observations and rewards appear.
 
@@ -46,16 +46,21 @@ class ProcessEnv(ParallelEnv):
     """
 
     def __init__(
-        self, *, make: Callable[[int], EnvBase], seeds: Sequence[int], device: torch.device | str
+        self,
+        *,
+        makes: Sequence[Callable[[int], EnvBase]],
+        seeds: Sequence[int],
+        device: torch.device | str,
     ):
         told = torch.zeros(len(seeds), MESSAGE_BYTES, dtype=torch.uint8).share_memory_()
         ready = torch.zeros(len(seeds), dtype=torch.uint8).share_memory_()
         super().__init__(
             len(seeds),
             # One for all, so that the specs are read once
-            functools.partial(_make_in_worker, make, os.getpid()),
+            functools.partial(_make_in_worker, os.getpid()),
             create_env_kwargs=[
-                {"seed": seed, "told": told[i], "ready": ready[i]} for i, seed in enumerate(seeds)
+                {"make": make, "seed": seed, "told": told[i], "ready": ready[i]}
+                for i, (make, seed) in enumerate(zip(makes, seeds, strict=True))
             ],
             device=device,
             # As many threads here as before: the workers leave them to the agent
@@ -74,14 +79,16 @@ class ProcessEnv(ParallelEnv):
 
 
 def serial_env(
-    make: Callable[[int], EnvBase], seeds: Sequence[int], device: torch.device | str
+    makes: Sequence[Callable[[int], EnvBase]], seeds: Sequence[int], device: torch.device | str
 ) -> SerialEnv:
     """Environments that step one after the other in this process; see :class:`ProcessEnv`."""
     ready = torch.zeros(len(seeds), dtype=torch.uint8)
-    settings = [{"seed": seed, "index": i, "ready": ready[i]} for i, seed in enumerate(seeds)]
-    make = functools.partial(_make_here, make)
+    settings = [
+        {"make": make, "seed": seed, "index": i, "ready": ready[i]}
+        for i, (make, seed) in enumerate(zip(makes, seeds, strict=True))
+    ]
     env = SerialEnv(
-        len(seeds), make, create_env_kwargs=settings, device=device, shared_memory=False
+        len(seeds), _make_here, create_env_kwargs=settings, device=device, shared_memory=False
     )
     env.ready = ready
     return env
@@ -142,7 +149,7 @@ def _make_here(make: Callable[[int], EnvBase], seed: int, index: int, ready: Ten
 
 
 def _make_in_worker(
-    make: Callable[[int], EnvBase], main: int, seed: int, told: Tensor, ready: Tensor
+    main: int, *, make: Callable[[int], EnvBase], seed: int, told: Tensor, ready: Tensor
 ) -> EnvBase:
     """One environment in a process that was started for it; in the main one, that for the specs."""
     if os.getpid() == main:

@@ -8,6 +8,7 @@ from torchrl_tdmpc.recording.progress import Progress, say_waiting
 from torchrl_tdmpc.recording.provenance import write_config
 from torchrl_tdmpc.recording.rows import RunRecord
 from torchrl_tdmpc.recording.snapshots import ValueHeadSnapshots, take_snapshot
+from torchrl_tdmpc.recording.tasks import OfflineProgress, OfflineRecord, normalised_score
 from torchrl_tdmpc.recording.video import (
     FirstEpisodeRecorder,
     Videos,
@@ -18,6 +19,8 @@ from torchrl_tdmpc.recording.video import (
 __all__ = [
     "CsvFiles",
     "FirstEpisodeRecorder",
+    "OfflineProgress",
+    "OfflineRecord",
     "LoggerRows",
     "Progress",
     "ReturnsPlot",
@@ -28,6 +31,7 @@ __all__ = [
     "check_video",
     "default_callbacks",
     "make_logger",
+    "normalised_score",
     "plot_returns",
     "record_first_episode",
     "say_waiting",

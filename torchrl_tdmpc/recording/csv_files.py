@@ -14,7 +14,11 @@ from torchrl_tdmpc.recording.rows import EVAL_COLUMNS
 __all__ = ["CsvFiles", "refuse_other_run", "truncate_to"]
 
 # How a line begins in the files of a run that are written anew
-FIRST_LINES = {"train.csv": b"step,", "eval.csv": b"step,reward,", "config.yaml": b"versions:"}
+FIRST_LINES = {
+    "train.csv": b"step,",
+    "eval.csv": (b"step,reward,", b"step,task,"),
+    "config.yaml": b"versions:",
+}
 
 
 class CsvFiles:
@@ -60,6 +64,8 @@ class CsvFiles:
     def on_episode(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Write a row of ``train.csv``."""
         self._train.write(row)
+
+    on_updates = on_episode
 
     def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Write a row of ``eval.csv``."""

@@ -20,6 +20,8 @@ BACKENDS = ("csv", "tensorboard", "wandb")
 class LoggerRows:
     """Callback that sends every row to one of TorchRL's loggers, as ``train/...`` and ``eval/...``.
 
+    Of several tasks, each is evaluated under its own name, as ``eval/walker-stand/...``.
+
     Args:
         logger: Where the rows go, each at its environment step.
         artifact: Whether wandb gets the last checkpoint too when the run ends.
@@ -34,9 +36,15 @@ class LoggerRows:
         """Send a training row."""
         self._send("train", row)
 
+    on_updates = on_episode
+
     def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Send an evaluation row."""
-        self._send("eval", row)
+        if "task" in row:
+            task = row["task"]
+            self._send(f"eval/{task}", {k: v for k, v in row.items() if k != "task"})
+        else:
+            self._send("eval", row)
 
     def on_checkpoint(self, trainer: Any, path: Path) -> None:
         """Remember the newest checkpoint."""

@@ -152,7 +152,7 @@ class RunRecord:
         shared = {"step": step, "agent_steps": agent_steps, **averages}
         if (ms_per_step := self._take_ms_per_step(step)) is not None:
             shared["ms_per_step"] = ms_per_step
-        shared |= {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
+        shared |= self._costs()
         rows = []
         for index, (episode_return, length) in enumerate(zip(returns, lengths, strict=True)):
             self._episode += 1
@@ -225,6 +225,9 @@ class RunRecord:
         self._start = time.perf_counter() - state["seconds"]
         self._paused = state["paused"]
         self._last_step, self._last_active = state["last"]
+
+    def _costs(self) -> dict[str, float]:
+        return {"peak_memory_mib": peak_memory_mib(self.device), "seconds": self._seconds()}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._start

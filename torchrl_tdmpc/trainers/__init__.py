@@ -1,12 +1,13 @@
 """How a run goes: one update, the online loop, evaluation, schedules, callbacks."""
 
-from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent
+from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent, task_discounts
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
+from torchrl_tdmpc.trainers.offline import OfflineCounters, OfflineTrainer
 from torchrl_tdmpc.trainers.online import OnlineTrainer
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
@@ -21,6 +22,8 @@ __all__ = [
     "CollectionError",
     "Counters",
     "GracefulInterrupt",
+    "OfflineCounters",
+    "OfflineTrainer",
     "OnlineTrainer",
     "Patience",
     "SkippedUpdates",
@@ -33,4 +36,5 @@ __all__ = [
     "evaluate",
     "load_agent",
     "seed_steps",
+    "task_discounts",
 ]

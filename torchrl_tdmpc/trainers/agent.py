@@ -15,21 +15,23 @@ from torchrl.checkpoint import CheckpointError
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, load_checkpoint, read_metadata
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.modules import (
     Execution,
     ModelSize,
     PolicyPrior,
     QEnsemble,
     SymlogTwoHot,
+    TaskContext,
     TDMPC2WorldModel,
     make_networks,
     model_size,
 )
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.trainers.schedule import discount_heuristic
 
-__all__ = ["Agent", "build_networks", "describe_agent", "load_agent"]
+__all__ = ["Agent", "build_networks", "describe_agent", "load_agent", "task_discounts"]
 
 Networks = tuple[TDMPC2WorldModel, PolicyPrior, QEnsemble]
 PLANNER_SETTINGS = (
@@ -126,25 +128,52 @@ class Agent:
             self._mean = self._mean.masked_fill(ended.view(-1, 1, 1), 0.0)
 
 
-def build_networks(task: Task, model: Mapping[str, Any]) -> Networks:
-    """Build the networks of a task from flat settings.
+def build_networks(task: Task | TaskSet, model: Mapping[str, Any]) -> Networks:
+    """Build the networks of a task, or of several, from flat settings.
 
     Args:
         task: gives the shapes, and whether episodes may terminate.
         model: ``size`` in million parameters, fields of :class:`~torchrl_tdmpc.modules.ModelSize`
             and :class:`~torchrl_tdmpc.SymlogTwoHot`, and keyword arguments of
-            :func:`~torchrl_tdmpc.make_networks`.
+            :func:`~torchrl_tdmpc.make_networks`. With several tasks also ``task_dim``, the size of
+            the task embedding; None takes the published one.
 
     Raises:
         ValueError: a setting out of its range.
+
+    Examples:
+        >>> from torchrl_tdmpc.envs import load_tasks
+        >>> tasks = load_tasks(["cartpole-swingup", "cup-catch"])
+        >>> world_model, *_ = build_networks(tasks, {"size": 1})
+        >>> world_model.task_context.embedding.shape
+        torch.Size([2, 96])
     """
-    return _build(task.observation_shape, task.action_dim, task.episodic, model)
+    if isinstance(task, Task):
+        if model.get("task_dim") is not None:
+            raise ValueError(f"task_dim is {model['task_dim']}; it must be None for one task.")
+        return _build(task.observation_shape, task.action_dim, task.episodic, model)
+    task_dim = model.get("task_dim")
+    if task_dim is None:
+        is_small = task.name == "mt30" and model.get("size", 1) not in (1, 317)
+        task_dim = 64 if is_small else 96
+    context = TaskContext(task.action_dims, task_discounts(task), task_dim)
+    return _build(task.observation_shape, task.action_dim, False, model, context)
+
+
+def task_discounts(tasks: TaskSet) -> list[float]:
+    """Each task's own discount, by the published heuristic."""
+    return [discount_heuristic(task.episode_length, task.discount_cap) for task in tasks.tasks]
 
 
 def _build(
-    observation_shape: Sequence[int], action_dim: int, episodic: bool, model: Mapping[str, Any]
+    observation_shape: Sequence[int],
+    action_dim: int,
+    episodic: bool,
+    model: Mapping[str, Any],
+    task_context: TaskContext | None = None,
 ) -> Networks:
     model = {"size": 1, **model}
+    model.pop("task_dim", None)
     sizes = {f.name: model.pop(f.name) for f in fields(ModelSize) if f.name in model}
     support = {f.name: model.pop(f.name) for f in fields(SymlogTwoHot) if f.name in model}
     return make_networks(
@@ -152,13 +181,14 @@ def _build(
         action_dim,
         model_size(model.pop("size"), **sizes),
         episodic=episodic,
+        task_context=task_context,
         two_hot=SymlogTwoHot(**support),
         **model,
     )
 
 
 def describe_agent(
-    task: Task, planner: TDMPC2Planner, model: Mapping[str, Any] | None
+    task: Task | TaskSet, planner: TDMPC2Planner, model: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What :func:`load_agent` rebuilds an agent from, for a checkpoint's metadata.
 
@@ -170,6 +200,7 @@ def describe_agent(
     return {
         "observation_shape": list(task.observation_shape),
         "action_dim": task.action_dim,
+        "tasks": task.names if isinstance(task, TaskSet) else None,
         "episodic": planner.world_model.episodic,
         "model": None if model is None else dict(model),
         "planner": {name: getattr(planner, name) for name in PLANNER_SETTINGS},
@@ -200,6 +231,11 @@ def load_agent(
     record = read_metadata(checkpoint).get("agent")
     if record is None:
         raise CheckpointError(f"{checkpoint} says nothing of its agent; it must be of a run.")
+    if record.get("tasks"):
+        raise CheckpointError(
+            f"{checkpoint} is of the tasks {', '.join(record['tasks'])}; it is evaluated by "
+            "tdmpc2-evaluate, and an Agent acts on one task."
+        )
     if networks is None and record["model"] is None:
         raise CheckpointError(
             f"the networks of {checkpoint} were built by its run's own code; build them again and "

@@ -20,9 +20,10 @@ class Callbacks:
     ``on_update``          the TensorDict of the update's metrics, scalars on their device;
                            entries named in the callback's ``metric_names`` may be added
     ``on_episode``         the row of a training episode that ended, a dict
+    ``on_updates``         without training environments: the row of some updates, a dict
     ``on_evaluation_begin`` the evaluation environments, before they are reset
     ``on_evaluation_step`` nothing more; after each step of an evaluation
-    ``on_evaluation``      the row of the evaluation, a dict
+    ``on_evaluation``      the row of the evaluation, a dict; of several tasks, the row of each
     ``on_checkpoint``      the path of the checkpoint that was written
     ``on_end``             nothing more; once, however the run ends
     ====================== ==================================================================
@@ -49,6 +50,7 @@ class Callbacks:
         "on_collect",
         "on_update",
         "on_episode",
+        "on_updates",
         "on_evaluation_begin",
         "on_evaluation_step",
         "on_evaluation",

@@ -15,7 +15,7 @@ from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, env_seeds, forked_generators, make_env, names_of
+from torchrl_tdmpc.envs import Task, TaskSet, env_seeds, forked_generators, make_env, names_of
 
 __all__ = ["evaluate"]
 
@@ -24,7 +24,7 @@ MOST_ENVS = 10  # environments that are open at once, unless more are asked for
 
 def evaluate(
     policy: TensorDictModuleBase | None,
-    task_or_envs: Task | EnvBase,
+    task_or_envs: Task | TaskSet | EnvBase,
     *,
     episodes: int,
     num_envs: int | None = None,
@@ -43,12 +43,13 @@ def evaluate(
 
     Args:
         policy: acts without exploring; None acts at random.
-        task_or_envs: what to act in: a task, or environments of batch size ``[]`` or ``[N]`` whose
-            episodes end by themselves. Such environments are seeded with ``seed`` and left open;
-            where their episodes begin depends on what they do with a seed.
-        episodes: number of episodes.
-        num_envs: environments of a task that are open at once; None takes one for each episode, at
-            most 10. Environments that were given are as many as they are.
+        task_or_envs: what to act in: a task, several of them, or environments of batch size ``[]``
+            or ``[N]`` whose episodes end by themselves. Such environments are seeded with ``seed``
+            and left open; where their episodes begin depends on what they do with a seed.
+        episodes: number of episodes, of each task.
+        num_envs: environments that are open at once; None takes one for each episode, at most 10,
+            or one of each task if these are more. Environments of different tasks are planned for
+            together. Environments that were given are as many as they are.
         seed: of the environments and of every draw.
         device: where the policy is.
         extra_keys: further entries of the environments, one number each below ``"next"``, that rows
@@ -60,7 +61,8 @@ def evaluate(
 
     Returns:
         A row for each episode: ``return``, undiscounted; ``length`` in agent steps; and each of
-        ``extra_keys`` as it was after the last step, under its name in ``Task.extra_names``.
+        ``extra_keys`` as it was after the last step, under its name in ``Task.extra_names``. With
+        several tasks also ``task``, a name; the rows of a task follow one another.
 
     Raises:
         ValueError: no episode, or no environment.
@@ -75,14 +77,16 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
-    is_task = isinstance(task_or_envs, Task)
+    tasks = _tasks(task_or_envs)
     if extra_keys is None:
-        extra_keys = task_or_envs.extra_keys if is_task else ()
+        extra_keys = tasks[0].extra_keys if tasks else ()
     extra_names = names_of(extra_keys)
-    if not is_task:
+    # By episode, then by task: all tasks are in one batch
+    places = [(task, place) for place in env_seeds(seed, episodes) for task in tasks]
+    if not tasks:
         num_envs = max(1, task_or_envs.batch_size.numel())
     elif num_envs is None:
-        num_envs = min(episodes, MOST_ENVS)
+        num_envs = min(len(places), max(MOST_ENVS, len(tasks)))
     elif num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}; an evaluation needs at least 1.")
     rows: list[dict[str, Any]] = []
@@ -92,12 +96,11 @@ def evaluate(
         set_exploration_type(ExplorationType.DETERMINISTIC),
         torch.no_grad(),
     ):
-        if not is_task:
+        if not tasks:
             task_or_envs.set_seed(seed)
-        while len(rows) < episodes:
-            if is_task:
-                seeds = env_seeds(seed, episodes)[len(rows) : len(rows) + num_envs]
-                envs = _made(task_or_envs, seeds, device)
+        while len(rows) < (len(places) or episodes):
+            if tasks:
+                envs = _made(places[len(rows) : len(rows) + num_envs], device)
             else:
                 envs = _given(task_or_envs)
             with envs as env:
@@ -107,13 +110,24 @@ def evaluate(
                 if not rows:
                     on_begin(env)
                 rows += _episodes(env, policy, extra_names, on_step)
-    return rows[:episodes]
+    if not isinstance(task_or_envs, TaskSet):
+        return rows[:episodes]
+    named = [{"task": task.name, **row} for (task, _), row in zip(places, rows, strict=True)]
+    return [row for task in tasks for row in named if row["task"] == task.name]
+
+
+def _tasks(task_or_envs: Task | TaskSet | EnvBase) -> Sequence[Task]:
+    """The tasks that environments are made of; none where environments were given."""
+    if isinstance(task_or_envs, TaskSet):
+        return task_or_envs.padded
+    return [task_or_envs] if isinstance(task_or_envs, Task) else []
 
 
 @contextmanager
-def _made(task: Task, seeds: Sequence[int], device: torch.device) -> Iterator[TransformedEnv]:
-    """Environments of a task, closed in the end."""
-    env = TransformedEnv(make_env(task, num_envs=len(seeds), seed=seeds, device=device))
+def _made(places: Sequence[tuple[Task, int]], device: torch.device) -> Iterator[TransformedEnv]:
+    """An environment for each task and seed, closed in the end."""
+    tasks, seeds = zip(*places)
+    env = TransformedEnv(make_env(tasks, num_envs=len(seeds), seed=seeds, device=device))
     try:
         yield env
     finally:

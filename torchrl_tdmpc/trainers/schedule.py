@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["discount_heuristic", "seed_steps"]
+__all__ = ["discount_heuristic", "is_due", "seed_steps"]
 
 
 def discount_heuristic(episode_length: int, maximum: float = 0.995) -> float:
@@ -31,3 +31,13 @@ def seed_steps(episode_length: int, num_envs: int = 1) -> int:
         (2500, 1000, 8000)
     """
     return max(1000, max(5, num_envs) * episode_length)
+
+
+def is_due(interval: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``.
+
+    Examples:
+        >>> is_due(10, 8, 12), is_due(10, 10, 12)
+        (True, False)
+    """
+    return now // interval > before // interval

@@ -1,0 +1,158 @@
+"""The settings of a run of either mode: online on one task, or offline on several."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from torchrl_tdmpc.cli.parts import make_callbacks, make_loss, make_planner, make_update
+from torchrl_tdmpc.cli.settings import (
+    check_ranges,
+    check_types,
+    default_settings,
+    leaves,
+    naming,
+    resolve,
+    resolve_resume,
+    settle,
+    settle_compile,
+)
+from torchrl_tdmpc.data import EpisodeFiles, EpisodeStream
+from torchrl_tdmpc.envs import Task, TaskSet, load_tasks, seed_generators, unknown
+from torchrl_tdmpc.planners import default_iterations
+from torchrl_tdmpc.recording import check_backend
+from torchrl_tdmpc.trainers import OfflineTrainer
+
+__all__ = ["MODES", "make_offline_trainer", "resolve_run", "settle_run"]
+
+MODES = ("online", "offline")
+# Settings of one mode alone
+ONLINE = (
+    *("env.backend", "env.pixels", "env.num_envs", "env.workers", "env.episode_length"),
+    *("env.action_repeat", "env.observation_keys", "env.kwargs"),
+    "env.extra_keys",
+    *("train.seed_steps", "replay.load", "replay.capacity", "replay.device", "eval.video"),
+)
+OFFLINE = ("data", "env.tasks", "model.task_dim")
+RHO = 0.5  # published for several tasks, of whatever suites
+
+
+def settle_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
+    """What is trained on, and the configuration with every ``auto`` replaced; see :func:`settle`.
+
+    Raises:
+        ValueError: settings that do not fit together or are out of their range.
+    """
+    if not _is_offline(config):
+        return settle(config)
+    settled, tasks = resolve_run(config)
+    with naming("logger"):
+        check_backend(config.logger.backend)
+    if settled.data is None:
+        raise ValueError("data is null; with mode=offline it must be the folder of a data set.")
+    settled.resume = resolve_resume(settled)
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
+    return settled, tasks
+
+
+def resolve_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
+    """What is evaluated, and the configuration for it; see :func:`resolve`.
+
+    Raises:
+        ValueError: a setting that does not exist, is out of its range or belongs to another mode.
+    """
+    if not _is_offline(config):
+        return resolve(config)
+    check_types(config)
+    check_ranges(config)
+    if config.env.tasks is None:
+        raise ValueError("env.tasks is null; with mode=offline it must be mt30 or a list of names.")
+    if config.multi_gamma.enabled:
+        raise ValueError(
+            "multi_gamma.enabled is true; auxiliary value heads are for one task, and mode=offline "
+            "trains on several."
+        )
+    names = config.env.tasks
+    with naming("env"):
+        tasks = load_tasks(names if isinstance(names, str) else list(names))
+    if config.env.task not in (default_settings()["env"]["task"], tasks.name):
+        raise ValueError(f"env.task is {config.env.task!r}; with mode=offline set env.tasks alone.")
+    config = OmegaConf.merge(config, {"env": {"task": tasks.name, "episodic": False}})
+    settled = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for key in ("output_dir", "resume", "data"):
+        if settled[key] not in (None, "auto"):
+            settled[key] = os.path.expanduser(settled[key])
+    automatic = {
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "loss.discount": None,  # each task has its own
+        "loss.rho": RHO,
+        "planner.iterations": default_iterations(tasks.action_dim),
+    }
+    for key, value in automatic.items():
+        if OmegaConf.select(config, key) == "auto":
+            OmegaConf.update(settled, key, value)
+    settle_compile(settled)
+    return settled, tasks
+
+
+def _is_offline(config: DictConfig) -> bool:
+    """Whether the mode is offline; no setting of the other mode is given.
+
+    Raises:
+        ValueError: an unknown mode, or a setting that has no effect in it.
+    """
+    if config.mode not in MODES:
+        raise unknown("mode", config.mode, MODES)
+    defaults = dict(leaves(default_settings()))
+    given = dict(leaves(OmegaConf.to_container(config)))
+    for key in OFFLINE if config.mode == "online" else ONLINE:
+        if given.get(key, defaults[key]) != defaults[key]:
+            raise ValueError(
+                f"{key} is {given[key]!r}, which has no effect with mode={config.mode}; leave it "
+                "out."
+            )
+    return config.mode == "offline"
+
+
+def make_offline_trainer(config: DictConfig, tasks: TaskSet) -> OfflineTrainer:
+    """The trainer of a settled configuration, with every part made."""
+    with naming("planner", "train"):
+        data = EpisodeStream(
+            EpisodeFiles(config.data),
+            tasks.names,
+            observation_dims=tasks.observation_dims,
+            action_dims=tasks.action_dims,
+            horizon=config.planner.horizon,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            device=config.device,
+        )
+    seed_generators(config.seed)
+    loss = make_loss(config, tasks)
+    update = make_update(config, loss)
+    return OfflineTrainer(
+        tasks,
+        data,
+        update=update,
+        planner=make_planner(config, tasks, loss),
+        callbacks=make_callbacks(config, update),
+        output_dir=config.output_dir,
+        steps=config.train.steps,
+        model=OmegaConf.to_container(config.model),
+        eval_interval=config.eval.interval,
+        eval_episodes=config.eval.episodes,
+        eval_num_envs=config.eval.num_envs,
+        env_timeout=config.env.timeout,
+        checkpoint_interval=config.checkpoint.interval,
+        checkpoint_keep=config.checkpoint.keep,
+        max_skipped_updates=config.train.max_skipped_updates,
+        seed=config.seed,
+        device=config.device,
+        resume=config.resume,
+        config=OmegaConf.to_container(config),
+    )
