@@ -14,7 +14,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-fast test-pythons test-nightly lint bench mutants clean interpreter
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint bench mutants clean interpreter
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -24,7 +24,10 @@ train: $(STAMP) ## Train on the default task; ARGS="env.task=walker-stand seed=2
 	$(BIN)/$(TRAIN) $(ARGS)
 
 test: $(STAMP) ## Run the tests and the examples in the docstrings; ARGS="-k planner" selects some.
-	$(BIN)/$(TEST) $(ARGS)
+	$(BIN)/$(TEST) -m "not compiled" $(ARGS)
+
+test-compiled: $(STAMP) ## Run the rest: parity of compiled networks with further reference numbers.
+	$(BIN)/$(TEST) -m compiled $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that neither train nor compile, then train for a few agent steps.
 	$(BIN)/$(TEST) -m "not slow" $(ARGS)

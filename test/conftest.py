@@ -28,11 +28,21 @@ SLOW = {
     "test_signals",
 }
 
+# Compiled parity takes a minute a layout. These two compile every kind of network but the pixels'
+# encoder; the others wait for make test-compiled.
+COMPILED_IN_EVERY_RUN = {"state_episodic", "multitask"}
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if (
+            params.get("compile") == "default"
+            and params.get("reference", "state_episodic") not in COMPILED_IN_EVERY_RUN
+        ):
+            item.add_marker(pytest.mark.compiled)
 
 
 def pytest_addoption(parser):

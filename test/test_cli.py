@@ -165,7 +165,7 @@ def test_the_example_composes_what_the_command_does(tmp_path):
         ("train.seed_decisions=9", "train.seed_decisions is now called train.seed_steps."),
         ("+train.encoder_lr_scale=1", "train.encoder_lr_scale is now called train.enc_lr_scale."),
         ("planner.num_policy_trajs=9", "planner.num_policy_trajs is now called planner.num_pi_t"),
-        ("env.taks=walker-stand", "env.taks is no setting; did you mean env.task?"),
+        ("env.taks=walker-stand", "env.taks is no setting; did you mean env.tasks or env.task?"),
         ("horizon=3", "horizon is no setting"),
         ("~train.lr", "~train.lr would remove a setting; every setting must have a value."),
         ("++zzz.qqq=3", "zzz.qqq is no setting; "),

@@ -376,7 +376,7 @@ def refuse_unknown_keys(
     Examples:
         >>> refuse_unknown_keys(["env.taks=walker-stand"])
         Traceback (most recent call last):
-        ValueError: env.taks is no setting; did you mean env.task?
+        ValueError: env.taks is no setting; did you mean env.tasks or env.task?
     """
     known = [*dict(leaves(default_settings())), *default_settings(), *further]
     if is_hydra:
