@@ -22,7 +22,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
+from torchrl_tdmpc.checkpoints import SavedMemory, load_checkpoint, load_official
 from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
@@ -71,6 +71,7 @@ def run(arguments: list[str]) -> None:
                 num_envs=config.eval.num_envs,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
+                memory=load_memory(path),
                 on_step=on_step,
                 **recorder,
             )
@@ -182,6 +183,15 @@ def load_planner(path: Path, config: DictConfig, task: Task) -> TDMPC2Planner:
     official = load_official(path, discount=config.loss.discount, **model, device=config.device)
     refuse_other_shapes(path, official.observation_shape, official.action_dim, task)
     return make_planner(config, task, official.loss)
+
+
+def load_memory(path: Path) -> dict[str, Any] | None:
+    """What the run's first environment remembered across episodes, if it did."""
+    if is_official(path):
+        return None
+    memory = SavedMemory()
+    load_checkpoint(checkpoints(path), {"collector": memory})
+    return memory.first
 
 
 def refuse_other_shapes(

@@ -15,7 +15,14 @@ from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, env_seeds, forked_generators, make_env, names_of
+from torchrl_tdmpc.envs import (
+    Task,
+    env_seeds,
+    forked_generators,
+    make_env,
+    names_of,
+    set_env_memory,
+)
 
 __all__ = ["evaluate"]
 
@@ -30,13 +37,15 @@ def evaluate(
     num_envs: int | None = None,
     seed: int,
     device: torch.device | str = "cpu",
+    memory: Mapping[str, Any] | None = None,
     extra_keys: Sequence[NestedKey] | None = None,
     on_begin: Callable[[TransformedEnv], None] = lambda env: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Run evaluation episodes, some of them side by side.
 
-    The rows are a function of the policy's weights, ``seed``, ``episodes`` and ``num_envs``:
+    The rows are a function of the policy's weights, ``seed``, ``episodes``, ``num_envs`` and
+    ``memory``:
     environments are made afresh and closed, and torch's generators are forked, so that whatever
     surrounds a call is left as it was. Where an episode begins depends on ``seed`` and its number
     alone.
@@ -51,6 +60,9 @@ def evaluate(
             most 10. Environments that were given are as many as they are.
         seed: of the environments and of every draw.
         device: where the policy is.
+        memory: what an environment of training remembers across episodes, one of
+            :func:`~torchrl_tdmpc.envs.env_memory`. Every environment of the task begins with it,
+            and does not change its statistics.
         extra_keys: further entries of the environments, one number each below ``"next"``, that rows
             carry; None takes the task's.
         on_begin: given the first environments before they are reset; it may append transforms, such
@@ -63,7 +75,8 @@ def evaluate(
         ``extra_keys`` as it was after the last step, under its name in ``Task.extra_names``.
 
     Raises:
-        ValueError: no episode, or no environment.
+        ValueError: no episode, or no environment; or a memory for environments that were given,
+            which have their own.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -76,6 +89,11 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
     is_task = isinstance(task_or_envs, Task)
+    if memory is not None and not is_task:
+        raise ValueError(
+            "memory is given with environments; it must be given with a task, or be given to them "
+            "by set_env_memory."
+        )
     if extra_keys is None:
         extra_keys = task_or_envs.extra_keys if is_task else ()
     extra_names = names_of(extra_keys)
@@ -97,7 +115,7 @@ def evaluate(
         while len(rows) < episodes:
             if is_task:
                 seeds = env_seeds(seed, episodes)[len(rows) : len(rows) + num_envs]
-                envs = _made(task_or_envs, seeds, device)
+                envs = _made(task_or_envs, seeds, device, memory)
             else:
                 envs = _given(task_or_envs)
             with envs as env:
@@ -111,10 +129,14 @@ def evaluate(
 
 
 @contextmanager
-def _made(task: Task, seeds: Sequence[int], device: torch.device) -> Iterator[TransformedEnv]:
+def _made(
+    task: Task, seeds: Sequence[int], device: torch.device, memory: Mapping[str, Any] | None
+) -> Iterator[TransformedEnv]:
     """Environments of a task, closed in the end."""
     env = TransformedEnv(make_env(task, num_envs=len(seeds), seed=seeds, device=device))
     try:
+        if memory is not None:
+            set_env_memory(env, [memory], frozen=True)
         yield env
     finally:
         env.close(raise_if_closed=False)  # as it is where on_begin failed

@@ -300,6 +300,7 @@ class OnlineTrainer:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
             with self.record.pause(), self.patience.waiting():
+                memories = self._collector_state.memory
                 rows = evaluate(
                     self.planner,
                     self.task,
@@ -307,6 +308,7 @@ class OnlineTrainer:
                     num_envs=self.eval_num_envs,
                     seed=self.seed + EVALUATION_SEED,
                     device=self.device,
+                    memory=memories and memories[0],
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
