@@ -147,8 +147,11 @@ def test_a_rule_that_is_broken_later_is_one_sentence_then(kind):
 class Declares(gymnasium.Wrapper):
     """Counts steps to a limit, as Gymnasium's TimeLimit does, and ends elsewhere or nowhere."""
 
-    _max_episode_steps = 6
     end = 1000
+
+    def __init__(self, env):
+        super().__init__(env)
+        self._max_episode_steps, self._elapsed_steps = 6, 0
 
     def reset(self, **kwargs):
         self._elapsed_steps = 0
@@ -193,10 +196,10 @@ def test_a_limit_holds_from_the_second_episode_on_whatever_comes():
     """The first episode is compared alone: later ones may be truncated for another reason."""
 
     class Later(Declares):
-        _max_episode_steps, end = 6, 6
+        end = 6
 
         def reset(self, **kwargs):
-            if vars(self).get("_elapsed_steps") == 6:
+            if self._elapsed_steps == 6:
                 self.end = 3
             return super().reset(**kwargs)
 
@@ -208,7 +211,7 @@ def test_a_limit_holds_from_the_second_episode_on_whatever_comes():
 def test_the_page_has_every_sentence():
     text = PAGE.read_text(encoding="utf-8")
     table = text.partition("## What is checked")[2].partition("\n## ")[0]
-    said = {message for message in re.findall(r"`([^`]*)` *\|$", table, re.MULTILINE)}
+    said = set(re.findall(r"`([^`]*)` *\|$", table, re.MULTILINE))
     ours = {message for _, message in (AT_ONCE | LATER).values()} | {GOES_ON, ENDS_EARLY, ACTION}
     assert said == ours
 
@@ -251,7 +254,7 @@ def test_every_floating_dtype_is_float32(dtype):
 def test_a_reward_is_one_float32_number(reward):
     reward_of = rollout(mine(step=giving(1, reward)))["next", "reward"]
     assert reward_of.dtype == torch.float32 and reward_of.shape == (1, 4, 1)
-    assert (reward_of == float(reward)).all()
+    assert (reward_of == np.asarray(reward).item()).all()
 
 
 def test_an_image_that_is_observed_is_resized_and_stacked():

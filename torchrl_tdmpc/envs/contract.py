@@ -98,6 +98,8 @@ class Contract:
                 f"the {where} must be numbers of shape {space.shape}, as its space says",
                 f"it is of shape {array.shape} and holds {kind}",
             )
+        if array.dtype.itemsize > 8 and array.dtype.kind == "f":  # which torch does not know
+            return array.astype(np.float64)
         return array.copy()
 
     def _reward(self, value: Any) -> float:
