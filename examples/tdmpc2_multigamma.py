@@ -6,18 +6,17 @@ own. Every setting stands in ``torchrl_tdmpc/cli/config/tdmpc2_multigamma.yaml``
 
 from __future__ import annotations
 
-import torch
 from omegaconf import DictConfig
 
 from torchrl_tdmpc import OnlineTrainer
 from torchrl_tdmpc.cli import parts
 from torchrl_tdmpc.cli.train import main
-from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.envs import Task, seed_generators
 
 
 def compose(config: DictConfig, task: Task) -> OnlineTrainer:
     """From a configuration and its task to a trainer."""
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
 
     # What is minimised: the loss of world model, Q-functions and policy prior, and with
     # multi_gamma.enabled that of auxiliary value heads, on the same latent rollout

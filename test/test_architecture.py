@@ -31,7 +31,8 @@ PRIVATE = {
     "torchrl_series.py": {"_carrier", "_env", "_envs", "_workers"},
     # As TorchRL's own transforms and batched environments call those below them
     "envs/standard.py": {"_step"},
-    "envs/border.py": {"_env", "_reset", "_step"},
+    "envs/border.py": {"_reset", "_step"},
+    "envs/layers.py": {"_env"},
     "envs/state.py": {"_step_count"},  # dm_control's, which has no public one
 }
 COMMAND_LINE = {"hydra", "omegaconf"}  # packages of cli alone

@@ -73,6 +73,7 @@ def test_an_episode_ends_at_the_suites_own_limit():
     env.reset()
     now = other.reset()
     _dmcontrol(env._envs[0])._step_count = 994
+    env._envs[0].limit.agent_steps = 497
     set_env_state(other, env_state(env))
     steps, _ = go_on(other, now, torch.zeros(4, 1, 1))
     assert steps["done"].flatten().tolist() == [False, False, True, False]

@@ -281,3 +281,57 @@ def test_unknown_workers():
     with pytest.raises(ValueError) as error:
         make_env(make_task(Counting, episode_length=9), workers="thread")
     assert str(error.value) == "workers 'thread' is unknown; choose from serial, process."
+
+
+def of_gravity(g=10.0, length=1.0):
+    env = gymnasium.make("Pendulum-v1", g=g)
+    env.unwrapped.l = length
+    return env
+
+
+def test_arguments_reach_gymnasium_and_functions():
+    task = load_task("gym", "Pendulum-v1", kwargs={"g": 3.0})
+    assert task.make(0)._env.unwrapped.g == 3.0
+    task = load_task("function", "test_envs_any:of_gravity", kwargs={"g": 4.0, "length": 2.0})
+    pendulum = task.make(0)._env.unwrapped
+    assert (pendulum.g, pendulum.l) == (4.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (
+            ("gym", "Pendulum-v1"),
+            "kwargs is {'gravity': 1}, which task 'Pendulum-v1' does not take",
+        ),
+        (
+            ("function", "test_envs_any:of_gravity"),
+            "kwargs is {'gravity': 1}, which the function of task 'test_envs_any:of_gravity' does "
+            "not take: got an unexpected keyword argument 'gravity'.",
+        ),
+        (
+            ("dmcontrol", "cartpole-swingup"),
+            "kwargs is {'gravity': 1}; with backend 'dmcontrol' it must be empty.",
+        ),
+    ],
+)
+def test_arguments_that_nothing_takes_are_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError) as error:
+        load_task(*arguments, kwargs={"gravity": 1})
+    assert str(error.value).startswith(sentence) and str(error.value).endswith(".")
+    with pytest.raises(ValueError, match=r"kwargs is .* is an environment already; only a"):
+        make_task(GymEnv("Pendulum-v1"), kwargs={"g": 1})
+
+
+def test_repeat_and_observed_entries_of_the_suite():
+    task = load_task("dmcontrol", "walker-walk", action_repeat=4, observation_keys=["velocity"])
+    assert (task.episode_length, task.action_repeat, task.observation_shape) == (250, 4, (9,))
+    env = make_env(task)
+    before = env._envs[0].physics.time() if env.rollout(1) is not None else 0
+    env.rollout(3)
+    assert env._envs[0].physics.time() == pytest.approx(3 * 4 * 0.025)
+    assert before == pytest.approx(4 * 0.025)
+    with pytest.raises(ValueError, match="action_repeat is 0; it must be at least 1"):
+        load_task("dmcontrol", "walker-walk", action_repeat=0)
+    with pytest.raises(ValueError, match="has no observation 'speed'; choose from orientations"):
+        load_task("dmcontrol", "walker-walk", observation_keys=["speed"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 
@@ -7,7 +8,14 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
-from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.data import (
+    Bounded,
+    Categorical,
+    Composite,
+    LazyTensorStorage,
+    TensorDictReplayBuffer,
+    Unbounded,
+)
 from torchrl.envs import EnvBase, SerialEnv
 
 from torchrl_tdmpc.data import EpisodeReplay, ReplayError
@@ -412,3 +420,24 @@ def test_data_with_gradients_leave_none_in_storage():
     data["action"] = data["action"].clone().requires_grad_() * 1
     replay.extend(data)
     assert not replay.sample()["action"].requires_grad
+
+
+def test_torchrl_says_nothing_of_the_storage_and_what_else_it_logs_is_kept():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("torchrl")
+    level, filters = logger.level, list(logger.filters)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        replay = EpisodeReplay(capacity=100, horizon=3, batch_size=4)
+        replay.extend(SerialEnv(1, lambda: CountingEnv(0)).rollout(20, break_when_any_done=False))
+        assert replay.num_transitions > 0
+        logger.info("something else")
+        TensorDictReplayBuffer(storage=LazyTensorStorage(9)).extend(TensorDict(a=[1], batch_size=1))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert said[0] == "something else" and said[1].startswith("Initialized LazyTensorStorage")
+    assert logger.filters == filters

@@ -6,7 +6,7 @@ from torchrl_tdmpc.checkpoints.checkpoint import (
     read_metadata,
     save_checkpoint,
 )
-from torchrl_tdmpc.checkpoints.collector import CollectorState
+from torchrl_tdmpc.checkpoints.collector import CollectorState, SavedMemory
 from torchrl_tdmpc.checkpoints.lock import FolderLock
 from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
@@ -19,6 +19,7 @@ from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
 
 __all__ = [
     "CollectorState",
+    "SavedMemory",
     "FolderLock",
     "OfficialAgent",
     "ReplayLog",

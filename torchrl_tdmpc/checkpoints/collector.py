@@ -11,19 +11,27 @@ import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector
 
-from torchrl_tdmpc.envs import env_state, set_env_state, why_no_state
+from torchrl_tdmpc.envs import (
+    env_memory,
+    env_state,
+    has_lost_processes,
+    set_env_memory,
+    set_env_state,
+    why_no_state,
+)
 from torchrl_tdmpc.torchrl_series import carried_data
 
-__all__ = ["CollectorState"]
+__all__ = ["CollectorState", "SavedMemory"]
 
 
 class CollectorState:
     """A collector and the environments that it is in the middle of, for a checkpoint.
 
     On top of what TorchRL's collector saves of itself (its counters and its transforms) these are
-    the environments' states and the data it carries from step to step: observations, the planner's
-    warm start, returns and lengths so far, trajectory ids. The next id goes on from the saved
-    collector's, so that a replay takes no new trajectory for an old one.
+    the environments' states, what they remember across episodes, and the data it carries from step
+    to step: observations, the planner's warm start, returns and lengths so far, trajectory ids. The
+    next id goes on from the saved collector's, so that a replay takes no new trajectory for an old
+    one.
 
     Args:
         collector: of environments that :func:`torchrl_tdmpc.envs.env_state` understands, or not.
@@ -40,6 +48,14 @@ class CollectorState:
         self.env = collector.env
         self.failed = self.restarted = False
         self._warned = False
+        self._memory: list[dict[str, Any]] | None = None
+
+    @property
+    def memory(self) -> list[dict[str, Any]] | None:
+        """What each environment remembers across episodes; the last known, where it has ended."""
+        if not (self.failed or self.collector.closed or has_lost_processes(self.env)):
+            self._memory = env_memory(self.env)
+        return self._memory
 
     def state_dict(self) -> dict[str, Any]:
         """The state; without environments if they or the collector cannot tell theirs in full."""
@@ -61,6 +77,7 @@ class CollectorState:
             )
         if environments is not None and carried is not None:
             state |= {"environments": environments, "carried": carried.cpu().to_dict()}
+        state["memory"] = self.memory
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -69,14 +86,40 @@ class CollectorState:
         collector.load_state_dict(state, strict=False)
         carrier = carried_data(collector)
         self.restarted = "environments" not in state or carrier is None
+        self._memory = state.get("memory")
         if self.restarted:
             # Not the run's seeds again: they give the episodes that it began with
             seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
             collector.env.set_seed(int(seeds.generate_state(1)[0]))
+            self._give_memory()
             collector.reset()
         else:
             carrier.update(TensorDict(state["carried"], carrier.batch_size).to(_device(carrier)))
             set_env_state(collector.env, state["environments"])
+            self._give_memory()
+
+    def _give_memory(self) -> None:
+        if self._memory is not None:
+            set_env_memory(self.collector.env, self._memory)
+
+
+class SavedMemory:
+    """What the first environment of a run remembered across episodes, read from its checkpoint.
+
+    Attributes:
+        first: None where it remembered nothing.
+    """
+
+    first: dict[str, Any] | None = None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it from the state of a :class:`CollectorState`."""
+        memories = state.get("memory")
+        self.first = memories[0] if memories else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """As it was read."""
+        return {"memory": None if self.first is None else [self.first]}
 
 
 def _device(carrier: TensorDict) -> torch.device:

@@ -23,7 +23,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from torchrl_tdmpc.checkpoints import load_checkpoint, load_official
+from torchrl_tdmpc.checkpoints import SavedMemory, load_checkpoint, load_official
 from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.cli.failures import in_one_sentence
 from torchrl_tdmpc.cli.modes import resolve_run
@@ -68,6 +68,7 @@ def run(arguments: list[str]) -> None:
                 num_envs=config.eval.num_envs,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
+                memory=load_memory(path),
                 on_step=on_step,
                 **recorder,
             )
@@ -253,6 +254,15 @@ def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2
                 f"{task.action_dims}."
             )
     return make_planner(config, task, official.loss)
+
+
+def load_memory(path: Path) -> dict[str, Any] | None:
+    """What the run's first environment remembered across episodes, if it did."""
+    if is_official(path):
+        return None
+    memory = SavedMemory()
+    load_checkpoint(checkpoints(path), {"collector": memory})
+    return memory.first
 
 
 def refuse_other_shapes(

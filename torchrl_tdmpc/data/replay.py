@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
 from torchrl_tdmpc.data.conversion import convert_steps
 from torchrl_tdmpc.data.frames import Frames
+from torchrl_tdmpc.data.quiet import without_storage_message
 from torchrl_tdmpc.data.trajectories import OpenTrajectories, ReplayError
 
 __all__ = ["EpisodeReplay", "ReplayError"]
@@ -375,8 +377,10 @@ class EpisodeReplay:
             self._write(ended if whole else ended[torch.tensor(kept, device=self.device)])
 
     def _write(self, transitions: TensorDictBase) -> None:
-        for piece in transitions.split(self.capacity):  # once to a place: the order is undefined
-            self._buffer.extend(piece.to(self.device))
+        quiet = nullcontext if len(self._buffer) else without_storage_message
+        with quiet():
+            for piece in transitions.split(self.capacity):  # once to a place: no order is defined
+                self._buffer.extend(piece.to(self.device))
         self.num_written += len(transitions)
 
     def _check_kinds(self, steps: TensorDictBase) -> dict[NestedKey, tuple]:

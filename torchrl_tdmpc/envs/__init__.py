@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torchrl_tdmpc.envs.border import NonFiniteError
+from torchrl_tdmpc.envs.carrying import env_memory, set_env_memory
+from torchrl_tdmpc.envs.contract import NonFiniteError
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, env_seeds, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
@@ -29,6 +30,7 @@ __all__ = [
     "WorkerError",
     "choose_renderer",
     "dmcontrol_task",
+    "env_memory",
     "env_seeds",
     "env_state",
     "failed_environment",
@@ -46,6 +48,7 @@ __all__ = [
     "refuse_rendering",
     "render",
     "seed_generators",
+    "set_env_memory",
     "set_env_state",
     "unknown",
     "why_no_state",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tensordict import NestedKey, unravel_key
 from torchrl.envs import EnvBase, GymWrapper
 
-from torchrl_tdmpc.envs.border import first_line, guard
+from torchrl_tdmpc.envs.border import guard
+from torchrl_tdmpc.envs.contract import first_line
 from torchrl_tdmpc.envs.gym import InfoReader, import_gymnasium, make_gymnasium
 from torchrl_tdmpc.envs.standard import build_task
 from torchrl_tdmpc.envs.task import Facts, Task, import_named

@@ -11,7 +11,7 @@ from tensordict import NestedKey, TensorDictBase
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.gym_like import BaseInfoDictReader
 
-from torchrl_tdmpc.envs.border import first_line
+from torchrl_tdmpc.envs.contract import first_line
 from torchrl_tdmpc.envs.pixels import FRAME_SIZE
 from torchrl_tdmpc.envs.rendering import choose_renderer
 from torchrl_tdmpc.envs.task import import_named, unknown

@@ -23,7 +23,10 @@ from torchrl.envs import (
 )
 from torchrl.envs.utils import step_mdp
 
-from torchrl_tdmpc.envs.border import Border, Promise, guard
+from torchrl_tdmpc.envs.border import declare, guard
+from torchrl_tdmpc.envs.checked import CheckedEnv
+from torchrl_tdmpc.envs.limit import Limit
+from torchrl_tdmpc.envs.memory import warn_of_memory
 from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames
 from torchrl_tdmpc.envs.rendering import refuse_rendering
 from torchrl_tdmpc.envs.seeds import forked_generators
@@ -82,12 +85,17 @@ def build_task(
             refuse_rendering(base, name, "pixels is true")
         env = standard(base)
         units = try_out(env, name)
+        warn_of_memory(base, name)
     steps, episodic, discount_cap, rho = facts(base)
     repeat = units.action_repeat or action_repeat
     declared = units.limit
     if declared is None and steps and steps < math.inf:
         declared = math.ceil(steps / repeat)
     length = resolve_episode_length(name, declared, episode_length)
+    is_own = episode_length is None and units.limit is not None
+    limit = None
+    if is_own or units.limit is None:
+        limit = functools.partial(Limit, name, length, is_declared=is_own)
     observation = env.observation_spec["observation"]
     env.close()
     return Task(
@@ -100,11 +108,7 @@ def build_task(
         make=functools.partial(
             _make,
             make_base,
-            functools.partial(
-                standard,
-                max_steps=None if length == units.limit else length,
-                own_limit_is_known=units.limit is not None,
-            ),
+            functools.partial(standard, max_steps=None if is_own else length, limit=limit),
         ),
         frame_channels=FRAME_CHANNELS if observation.dtype == torch.uint8 else None,
         episodic=episodic,
@@ -119,7 +123,7 @@ def standardise(
     *,
     name: str,
     max_steps: int | None = None,
-    own_limit_is_known: bool = True,
+    limit: Callable[[], Limit] | None = None,
     action_repeat: int = 1,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
@@ -131,8 +135,7 @@ def standardise(
         base: of batch size ``[]``, with one continuous, bounded ``action`` vector.
         name: the task's name, for the messages.
         max_steps: agent steps after which an episode is truncated.
-        own_limit_is_known: whether the environment said when it truncates an episode by itself.
-            Where it did not, its first truncation may not come before ``max_steps``.
+        limit: makes what the first truncated episode is compared with.
         action_repeat: environment steps in an agent step; rewards are summed over them.
         observation_keys: what is concatenated, in this order;
             None takes every entry of ``observation_spec`` in its own order.
@@ -175,21 +178,20 @@ def standardise(
     low, high = env.action_spec.space.low, env.action_spec.space.high
     if not ((low == -1) & (high == 1)).all():
         env.append_transform(ActionScaling())
-    shape = env.observation_spec["observation"].shape
-    env.append_transform(Promise(name, shape, None if own_limit_is_known else max_steps))
+    env.limit = limit and limit()
     if max_steps is not None:
         env.append_transform(StepCounter(max_steps, step_count_key="_step_count"))
     return env
 
 
-def _with_border(base: EnvBase, name: str) -> TransformedEnv:
-    """Transforms around an environment; what is around it already stays its own."""
-    env = TransformedEnv(base, auto_unwrap=False)
-    inner = env
+def _with_border(base: EnvBase, name: str) -> CheckedEnv:
+    """An environment guarded and checked, to which transforms may be appended."""
+    guard(base, name)
+    env = inner = CheckedEnv(base, name)
     while isinstance(inner.base_env, TransformedEnv):
         inner = inner.base_env
-    guard(base, name)
-    inner.insert_transform(0, Border(inner.base_env, name))
+    if (declared := declare(inner.base_env)) is not None:
+        inner.insert_transform(0, declared)
     return env
 
 

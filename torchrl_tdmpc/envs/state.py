@@ -11,7 +11,9 @@ from torch.nn.parameter import is_lazy
 from torchrl.envs import DMControlWrapper, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from torchrl_tdmpc.envs.attributes import NoStateError, pack_attributes, unpack_attributes
-from torchrl_tdmpc.envs.border import innermost
+from torchrl_tdmpc.envs.checked import CheckedEnv
+from torchrl_tdmpc.envs.layers import innermost
+from torchrl_tdmpc.envs.limit import Limit
 from torchrl_tdmpc.torchrl_series import serial_envs, worker_processes, wrapped_env
 
 # Arrays of a MuJoCo model that are large, and that no task writes to
@@ -76,6 +78,7 @@ def _state_or_reason(env: EnvBase) -> list[dict[str, Any]] | str:
         return [
             {
                 "buffers": {name: buffer.clone() for name, buffer in _buffers(worker).items()},
+                "limit": None if (limit := _limit(worker)) is None else limit.state_dict(),
                 **_dmcontrol_state(_dmcontrol(worker)),
             }
             for worker in workers
@@ -102,6 +105,8 @@ def set_env_state(env: EnvBase, state: list[dict[str, Any]]) -> None:
         for name, buffer in _buffers(worker).items():
             if name in saved["buffers"]:
                 buffer.copy_(saved["buffers"][name])
+        if (limit := _limit(worker)) is not None and saved["limit"] is not None:
+            limit.load_state_dict(saved["limit"])
         _set_dmcontrol_state(_dmcontrol(worker), saved)
 
 
@@ -143,6 +148,10 @@ def _workers(env: EnvBase) -> list[EnvBase] | None:
 def _buffers(env: EnvBase) -> dict[str, torch.Tensor]:
     """What transforms remember; those not filled yet are constants, made at their first use."""
     return {n: b for n, b in env.named_buffers() if not is_lazy(b) and b.numel()}
+
+
+def _limit(env: EnvBase) -> Limit | None:
+    return env.limit if isinstance(env, CheckedEnv) else None
 
 
 def _dmcontrol(env: EnvBase) -> Any:

@@ -10,7 +10,9 @@ import torch
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import step_mdp
 
-from torchrl_tdmpc.envs.border import NonFiniteError, first_line, layers, num_steps
+from torchrl_tdmpc.envs.border import num_steps
+from torchrl_tdmpc.envs.contract import NonFiniteError, first_line
+from torchrl_tdmpc.envs.layers import layers
 
 STEPS = 3
 # How others count the steps of an episode and limit them: Gymnasium's TimeLimit, dm_control

@@ -15,7 +15,15 @@ from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_tdmpc.envs import Task, TaskSet, env_seeds, forked_generators, make_env, names_of
+from torchrl_tdmpc.envs import (
+    Task,
+    TaskSet,
+    env_seeds,
+    forked_generators,
+    make_env,
+    names_of,
+    set_env_memory,
+)
 
 __all__ = ["evaluate"]
 
@@ -30,13 +38,15 @@ def evaluate(
     num_envs: int | None = None,
     seed: int,
     device: torch.device | str = "cpu",
+    memory: Mapping[str, Any] | None = None,
     extra_keys: Sequence[NestedKey] | None = None,
     on_begin: Callable[[TransformedEnv], None] = lambda env: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Run evaluation episodes, some of them side by side.
 
-    The rows are a function of the policy's weights, ``seed``, ``episodes`` and ``num_envs``:
+    The rows are a function of the policy's weights, ``seed``, ``episodes``, ``num_envs`` and
+    ``memory``:
     environments are made afresh and closed, and torch's generators are forked, so that whatever
     surrounds a call is left as it was. Where an episode begins depends on ``seed`` and its number
     alone.
@@ -52,6 +62,9 @@ def evaluate(
             together. Environments that were given are as many as they are.
         seed: of the environments and of every draw.
         device: where the policy is.
+        memory: what an environment of training remembers across episodes, one of
+            :func:`~torchrl_tdmpc.envs.env_memory`. Every environment of the task begins with it,
+            and does not change its statistics.
         extra_keys: further entries of the environments, one number each below ``"next"``, that rows
             carry; None takes the task's.
         on_begin: given the first environments before they are reset; it may append transforms, such
@@ -65,7 +78,8 @@ def evaluate(
         several tasks also ``task``, a name; the rows of a task follow one another.
 
     Raises:
-        ValueError: no episode, or no environment.
+        ValueError: no episode, or no environment; or a memory for environments that were given,
+            which have their own.
 
     Examples:
         >>> from torchrl_tdmpc.envs import load_task
@@ -78,6 +92,11 @@ def evaluate(
         raise ValueError(f"episodes is {episodes}; an evaluation needs at least 1.")
     device = torch.device(device)
     tasks = _tasks(task_or_envs)
+    if memory is not None and not isinstance(task_or_envs, Task):
+        raise ValueError(
+            "memory is given with environments or several tasks; it must be given with a task, or "
+            "be given to environments by set_env_memory."
+        )
     if extra_keys is None:
         extra_keys = tasks[0].extra_keys if tasks else ()
     extra_names = names_of(extra_keys)
@@ -100,7 +119,7 @@ def evaluate(
             task_or_envs.set_seed(seed)
         while len(rows) < (len(places) or episodes):
             if tasks:
-                envs = _made(places[len(rows) : len(rows) + num_envs], device)
+                envs = _made(places[len(rows) : len(rows) + num_envs], device, memory)
             else:
                 envs = _given(task_or_envs)
             with envs as env:
@@ -124,11 +143,15 @@ def _tasks(task_or_envs: Task | TaskSet | EnvBase) -> Sequence[Task]:
 
 
 @contextmanager
-def _made(places: Sequence[tuple[Task, int]], device: torch.device) -> Iterator[TransformedEnv]:
+def _made(
+    places: Sequence[tuple[Task, int]], device: torch.device, memory: Mapping[str, Any] | None
+) -> Iterator[TransformedEnv]:
     """An environment for each task and seed, closed in the end."""
     tasks, seeds = zip(*places)
     env = TransformedEnv(make_env(tasks, num_envs=len(seeds), seed=seeds, device=device))
     try:
+        if memory is not None:
+            set_env_memory(env, [memory], frozen=True)
         yield env
     finally:
         env.close(raise_if_closed=False)  # as it is where on_begin failed

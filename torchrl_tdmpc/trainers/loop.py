@@ -145,6 +145,7 @@ class OnlineLoop:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
             with self.record.pause(), self.patience.waiting():
+                memories = self._collector_state.memory
                 rows = evaluate(
                     self.planner,
                     self.task,
@@ -152,6 +153,7 @@ class OnlineLoop:
                     num_envs=self.eval_num_envs,
                     seed=self.seed + EVALUATION_SEED,
                     device=self.device,
+                    memory=memories and memories[0],
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
