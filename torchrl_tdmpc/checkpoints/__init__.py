@@ -11,9 +11,9 @@ from torchrl_tdmpc.checkpoints.lock import FolderLock
 from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
     load_official,
-    official_weights,
     save_official,
 )
+from torchrl_tdmpc.checkpoints.official_names import official_weights
 from torchrl_tdmpc.checkpoints.replay_log import ReplayLog, Segment
 from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
 
