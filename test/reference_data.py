@@ -26,7 +26,7 @@ from torchrl_tdmpc import (
     make_networks,
 )
 from torchrl_tdmpc.checkpoints import official_weights
-from torchrl_tdmpc.checkpoints.official import reorder_latent
+from torchrl_tdmpc.checkpoints.official_entries import reorder_latent
 from torchrl_tdmpc.modules import Execution, ModelSize, PixelEncoder, SimNorm, official_order
 from torchrl_tdmpc.trainers import TDMPC2Update
 

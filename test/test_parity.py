@@ -8,7 +8,7 @@ from reference_data import references
 
 from torchrl_tdmpc import RunningPercentileScale
 from torchrl_tdmpc.checkpoints import official_weights
-from torchrl_tdmpc.checkpoints.official import reorder_latent
+from torchrl_tdmpc.checkpoints.official_entries import reorder_latent
 from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
 

@@ -9,7 +9,7 @@ from test_parity import METRICS, check_weights
 
 from torchrl_tdmpc import RunningPercentileScale, TaskContext
 from torchrl_tdmpc.checkpoints import official_weights
-from torchrl_tdmpc.checkpoints.official import reorder_latent
+from torchrl_tdmpc.checkpoints.official_entries import reorder_latent
 from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
 

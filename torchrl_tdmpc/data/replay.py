@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.utils import unravel_key
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 
+from torchrl_tdmpc.data.checks import StepChecks
 from torchrl_tdmpc.data.conversion import convert_steps
 from torchrl_tdmpc.data.frames import Frames
 from torchrl_tdmpc.data.quiet import without_storage_message
@@ -124,18 +125,9 @@ class EpisodeReplay:
         self.num_steps = 0
         self.num_short_episodes = 0
         self.num_written = 0
-        self._action_key = unravel_key(action_key)
-        following = (*observation_keys, "reward", "terminated", "done")
-        self._finite_keys = [
-            *map(unravel_key, (*observation_keys, action_key)),
-            *(unravel_key(("next", key)) for key in following),
-        ]
-        self._keys = [*self._finite_keys, *map(unravel_key, extra_keys)]
-        if twice := {key for key in self._keys if self._keys.count(key) > 1}:
-            raise ValueError(f"extra_keys {list(extra_keys)} name {min(twice, key=str)!r} again.")
-        self._kinds: dict[NestedKey, tuple] = {}  # shape and type of each entry, once known
+        self._check = StepChecks(observation_keys, action_key, extra_keys)
         self._num_rows: dict[int | str, int] = {}  # of each source that sends no trajectory ids
-        self._frames = Frames(self._finite_keys[: len(observation_keys)], frame_channels)
+        self._frames = Frames(self._check.observation_keys, frame_channels)
         self._make_buffer()
 
     def _make_buffer(self) -> None:
@@ -214,12 +206,11 @@ class EpisodeReplay:
             ids, steps = ids[place], steps[place.to(self.device)]
         if not len(ids):
             return 0
-        convert_steps(steps, self._action_key)
-        kinds = self._check_kinds(steps)
-        self._check_numbers(steps, data.shape, place)
-        self._check_terminations(steps, data.shape, place)
+        convert_steps(steps, self._check.action_key)
+        where = functools.partial(self._first, data.shape, place)
+        kinds = self._check(steps, where, episodic=self.episodic)
         self._frames.measure(steps)
-        self._kinds = kinds
+        self._check.kinds = kinds
         if self._open.num_frames != self._frames.num_frames:  # now known
             self._make_buffer()
         ended, lengths = self._open.extend(name, ids, *self._frames.split(steps))
@@ -358,9 +349,9 @@ class EpisodeReplay:
     def _select(self, data: TensorDictBase) -> TensorDictBase:
         """What is kept of the flat data, on the storage's device."""
         try:
-            return data.select(*self._keys).reshape(-1).to(self.device)
+            return data.select(*self._check.keys).reshape(-1).to(self.device)
         except KeyError:
-            missing = [key for key in self._keys if key not in data.keys(True)]
+            missing = [key for key in self._check.keys if key not in data.keys(True)]
             raise ValueError(f"The data lack {', '.join(map(repr, missing))}.") from None
 
     def _store(self, ended: TensorDictBase | None, lengths: list[int]) -> None:
@@ -383,53 +374,7 @@ class EpisodeReplay:
                 self._buffer.extend(piece.to(self.device))
         self.num_written += len(transitions)
 
-    def _check_kinds(self, steps: TensorDictBase) -> dict[NestedKey, tuple]:
-        """Refuse entries of another shape or type than the first ones had, or than the next one."""
-        kinds = {key: (list(steps[key].shape[1:]), steps[key].dtype) for key in self._keys}
-        for key, (shape, dtype) in kinds.items():
-            before, type_before = self._kinds.get(key, (shape, dtype))
-            if (before, type_before) != (shape, dtype):
-                raise ValueError(
-                    f"{key!r} has shape {shape} and type {dtype}; it was {before} and "
-                    f"{type_before} before."
-                )
-        for key in self._frames.keys:
-            following = unravel_key(("next", key))
-            if kinds[following] != kinds[key]:
-                raise ValueError(
-                    f"{following!r} has shape {kinds[following][0]} and type "
-                    f"{kinds[following][1]}; {key!r} has {kinds[key][0]} and {kinds[key][1]}."
-                )
-        return kinds
-
-    def _check_numbers(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
-        """Name the first agent step with a number that is not finite, or an action out of range."""
-        entries = {key: steps[key] for key in self._finite_keys}
-        numbers = {key: value for key, value in entries.items() if value.dtype != torch.bool}
-        far = (entries[self._action_key].abs() > 1 + 1e-6).flatten(1).any(1)  # 1e-6 is rounding
-        if torch.stack([*(value.isfinite().all() for value in numbers.values()), ~far.any()]).all():
-            return  # as ever, and the device is waited for once
-        for key, value in numbers.items():
-            bad = ~value.isfinite().reshape(len(steps), -1).all(-1)
-            if bad.any():
-                raise FloatingPointError(
-                    f"{key!r} contains NaN or infinity {self._first(bad, shape, place)}."
-                )
-        largest = entries[self._action_key].abs().max().item()
-        raise ValueError(
-            f"{self._action_key!r} reaches {largest:.4g} {self._first(far, shape, place)}; actions "
-            "are in [-1, 1] here, so scale them to the bounds that the environment has."
-        )
-
-    def _check_terminations(self, steps: TensorDictBase, shape: torch.Size, place: Tensor) -> None:
-        terminated = steps["next", "terminated"].flatten()
-        if not self.episodic and terminated.any():
-            raise ReplayError(
-                f"An episode terminated {self._first(terminated, shape, place)}, but episodic is "
-                "false; set it to true, and the model learns to predict terminations."
-            )
-
-    def _first(self, flags: Tensor, shape: torch.Size, place: Tensor) -> str:
+    def _first(self, shape: torch.Size, place: Tensor, flags: Tensor) -> str:
         """Which agent step of data ``[*environments, T]`` a flag is set in first."""
         num_envs, length = shape[:-1].numel(), shape[-1]
         place = place[flags.cpu()]
