@@ -22,7 +22,7 @@ ALLOWED = {
     "objectives": {"modules"},
     "planners": {"modules"},
     "checkpoints": {*BOTTOM, "objectives", "planners"},
-    "recording": {*BOTTOM, "objectives", "planners", "checkpoints"},
+    "recording": {*BOTTOM, "objectives", "planners"},
     "trainers": BELOW_TRAINERS,
     "cli": {*BELOW_TRAINERS, "trainers"},
 }
@@ -61,6 +61,13 @@ def test_imports_run_down(room):
         assert of_ours & set(ALLOWED) <= {room, *ALLOWED[room]}, path
         if room != "cli":
             assert not {name.split(".")[0] for name in names} & COMMAND_LINE, path
+
+
+def test_what_lies_below_all_rooms_imports_none():
+    paths = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    assert {path.name for path in paths} == {"durable.py", "torchrl_series.py"}
+    for path in paths:
+        assert not [name for name in imported(path) if name.startswith("torchrl_tdmpc")], path
 
 
 def test_a_room_is_imported_by_its_full_name():

@@ -16,7 +16,7 @@ from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
 
 from torchrl_tdmpc.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from torchrl_tdmpc.checkpoints.durable import publish
+from torchrl_tdmpc.durable import publish
 
 
 class Run:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from runs import TINY, configure, make, rows, run, without_times
 
 import torchrl_tdmpc.cli
@@ -25,9 +27,9 @@ ROOT = Path(__file__).parents[1]
         ("env.num_envs=0", ("env.num_envs", "0", "at least 1")),
         ("model.size=7", ("model.size", "7", "1, 5, 19, 48, 317")),
         ("model.latent_dim=20", ("model.latent_dim", "20", " simnorm_dim = 8")),
-        ("planner.num_elites=0", ("planner.num_elites", "0", "between 1 and", "16")),
-        ("planner.num_elites=17", ("planner.num_elites", "17", "between 1 and", "16")),
-        ("planner.horizon=0", ("planner.horizon", "0", "at least 1")),
+        ("planner.num_elites=0", ("planner.num_elites", "0", "from 1 to num_samples = 16")),
+        ("planner.num_elites=17", ("planner.num_elites", "17", "from 1 to num_samples = 16")),
+        ("planner.horizon=0", ("planner.horizon", "0", "whole number from 1")),
         ("planner.horizon=11", ("planner.horizon", "11", "at most", "10 agent steps")),
         ("loss.discount=1", ("loss.discount", "1", "between 0 and 1")),
         ("loss.discount=0", ("loss.discount", "0", "between 0 and 1")),
@@ -45,7 +47,7 @@ ROOT = Path(__file__).parents[1]
         ("model.vmax=100", ("model.vmax", "100", "[-80, 80]")),
         ("model.log_std_min=-99", ("model.log_std_min", "-99", "[-50, 20]")),
         ("model.dropout=1.0", ("model.dropout", "1.0", "[0, 1)")),
-        ("planner.max_std=-1", ("planner.max_std is -1", "in (0, 100]")),
+        ("planner.max_std=-1", ("planner.max_std is -1", "positive and at most 100")),
         ("planner.temperature=2e6", ("planner.temperature", "at most 1,000,000")),
         ("model.mlp_dim=100000", ("model.latent_dim is 16, mlp_dim 100000", "would take 160 GB")),
         ("threads=99999", ("threads", "99999", "one for each core")),
@@ -61,15 +63,19 @@ ROOT = Path(__file__).parents[1]
         ("train.lr=fast", ("train.lr", "fast", "a number")),
         ("planner.mpc=1", ("planner.mpc", "1", "true or false")),
         ("model.latent_dim=big", ("model.latent_dim", "big", "null or a whole number")),
+        ("env.extra_keys=[1]", ("env.extra_keys", "[1]", "null or a list of names")),
+        ("env.extra_keys=[speed]", ("task 'cartpole-swingup' has no entry 'speed'",)),
         ("precision=float16", ("precision", "float16", "float32, bfloat16")),
         ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),
     ],
 )
 def test_a_bad_setting_is_refused_in_one_sentence(override, words, monkeypatch, tmp_path):
-    for name, what in (("make_env", "an environment was made"), ("CsvFiles", "a run was begun")):
-        monkeypatch.setattr(
-            f"torchrl_tdmpc.trainers.online.{name}", lambda *a, what=what, **k: pytest.fail(what)
-        )
+    told = {
+        "trainers.parts.make_env": "an environment was made",
+        "recording.defaults.CsvFiles": "a run was begun",
+    }
+    for name, what in told.items():
+        monkeypatch.setattr(f"torchrl_tdmpc.{name}", lambda *a, what=what, **k: pytest.fail(what))
     with pytest.raises(ValueError) as error:
         make(configure(f"output_dir={tmp_path / 'run'}", override))
     assert not (tmp_path / "run").exists()
@@ -82,6 +88,42 @@ def test_settings_at_their_edges_are_accepted():
     shortest = ("train.seed_steps=20", "train.steps=20", "planner.horizon=10")
     config, task = settle(configure("env.num_envs=2", *shortest))
     assert config.planner.horizon == task.episode_length == 10
+
+
+LONG = ("train.steps=3000", "compile=auto")
+
+
+@pytest.mark.parametrize(
+    ("settings", "compiled"),
+    [(LONG, "default"), (("train.steps=2999", "compile=auto"), "off"), (("compile=max",), "max")],
+)
+def test_a_long_run_compiles_unless_told_otherwise(settings, compiled):
+    assert settle(configure(*settings))[0].compile == compiled
+    assert settle(configure(*settings, "compile=off"))[0].compile == "off"
+
+
+@pytest.fixture(params=["compiler", "headers"])
+def missing(request, monkeypatch):
+    """A machine that cannot compile; what it lacks."""
+    if request.param == "headers":
+        monkeypatch.setattr("torchrl_tdmpc.modules.execution.get_path", lambda _: "/no/such/folder")
+        yield r"the header file Python.h \(package python3-dev\) was not found"
+    else:
+        with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+            yield r"a C\+\+ compiler \(g\+\+ or clang\+\+\) was not found"
+
+
+def test_what_compilation_needs_is_named_where_it_is_missing(missing, tmp_path, capsys):
+    assert settle(configure(*LONG))[0].compile == "off"
+    with pytest.raises(ValueError, match=rf"compile is 'default', but {missing}; choose off or au"):
+        settle(configure("compile=default"))
+
+    class Stop:
+        def on_begin(self, trainer):
+            trainer.stop()
+
+    run(tmp_path, *LONG, callbacks=[Stop()])
+    assert re.search(f"not compiled: {missing}; with it the run would be", capsys.readouterr().out)
 
 
 COMMANDS = {

@@ -49,6 +49,16 @@ def test_python_blocks_run(page, seeded):
             exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
+def test_each_way_of_composing_has_code_that_runs():
+    page = ROOT / "docs/composing.md"
+    rows = re.findall(r"^\| .* \| \[.*\]\((.*?)\) \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= 30
+    for target in rows:
+        name, _, anchor = target.partition("#")
+        sections = sections_of(page.parent / name if name else page)
+        assert "```python" in sections[anchor], target
+
+
 @parametrize_pages
 def test_links_lead_somewhere(page):
     prose = CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
@@ -91,5 +101,11 @@ def all_settings():
 
 def headings(page):
     """The anchors that a page's headings give."""
-    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+    return set(sections_of(page))
+
+
+def sections_of(page):
+    """The text below each heading of a page, by the heading's anchor."""
+    _, *parts = re.split(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    anchors = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in parts[::2]]
+    return dict(zip(anchors, parts[1::2]))

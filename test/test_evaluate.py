@@ -301,6 +301,35 @@ def test_a_run_records_what_a_task_brings(counted_task, tmp_path):
     assert torch.equal(batch["contact", "force"], 10 * batch["observation"][..., :1])
 
 
+def test_the_commands_record_and_print_what_a_task_brings(tmp_path, capsys):
+    task = "env.task=test_evaluate:Counted"
+    settings = ["env.backend=function", task, "env.episode_length=9"]
+    _, training, evaluation = run(
+        tmp_path, *settings, "env.extra_keys=[success,[contact,force]]", "eval.episodes=4"
+    )
+    for row in training:
+        assert float(row["success"]) == (int(row["length"]) % 2 == 0)
+        assert float(row["contact.force"]) == 10 * int(row["length"])
+    capsys.readouterr()
+    command.run([f"checkpoint={tmp_path}", task])
+    header, *rows, summary = capsys.readouterr().out.strip().splitlines()
+    assert header.split() == ["episode", "return", "length", "success", "contact.force"]
+    lengths = [int(row.split()[2]) for row in rows]
+    assert [float(row.split()[3]) for row in rows] == [length % 2 == 0 for length in lengths]
+    last = evaluation[-1]
+    success, force = float(last["success"]), float(last["contact.force"])
+    assert summary.endswith(f", success {success:.3g}, contact.force {force:.3g}")
+
+
+@pytest.mark.parametrize(("key", "is_there"), [("success", True), ("sucess", False)])
+def test_a_number_that_no_info_has_is_warned_of(key, is_there, recwarn):
+    make_task(Counted, episode_length=9, extra_keys=[key])
+    told = [str(one.message) for one in recwarn if "extra_keys" in str(one.message)]
+    assert len(told) == (0 if is_there else 1)
+    if not is_there:
+        assert "no 'sucess' in their info, which has contact, success;" in told[0]
+
+
 def test_an_extra_entry_is_one_number():
     with pytest.raises(
         ValueError, match=r"shape \(2,\); an entry in extra_keys must be one number"

@@ -15,7 +15,7 @@ from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
 from torchrl_tdmpc import OnlineTrainer
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.envs import load_task, make_task
-from torchrl_tdmpc.trainers import CollectionError, online, patience
+from torchrl_tdmpc.trainers import CollectionError, parts, patience
 
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
 
@@ -162,6 +162,18 @@ def test_waiting_is_said(monkeypatch, capsys):
     assert "waiting for the environments for 0.01 seconds" in capsys.readouterr().out
 
 
+class StartsSlowly(ContinuousActionVecMockEnv):
+    def __init__(self):
+        time.sleep(0.1)
+        super().__init__()
+
+
+def test_waiting_for_a_start_says_how_many_are_ready(monkeypatch, capsys):
+    monkeypatch.setattr(patience, "SECONDS_BETWEEN_CALLS", 0.01)
+    make(None, StartsSlowly, num_envs=2).collector.shutdown()
+    assert "(1 of 2 are ready)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
 def test_a_timeout_that_is_none_is_refused(bad):
     with pytest.raises(ValueError, match=f"env_timeout is {bad}; it must be positive"):
@@ -191,7 +203,7 @@ def test_environments_that_failed_in_a_step_are_not_saved(tmp_path, monkeypatch,
         sizes = {"model": MODEL, "steps": 16, "seed_steps": 8, "eval_episodes": 0}
         return OnlineTrainer(task, output_dir=tmp_path, **sizes, **settings)
 
-    monkeypatch.setattr(online, "Collector", kind)
+    monkeypatch.setattr(parts, "Collector", kind)
     trainer, step = begin(), SerialEnv._step
 
     def failing_step(self, tensordict):

@@ -76,7 +76,7 @@ def test_a_number_is_refused_beyond_its_ends_and_taken_at_the_upper_one(build, n
 
 
 def test_a_bad_upper_limit_is_not_blamed_on_the_lower_one():
-    with pytest.raises(ValueError, match=r"^max_std is -1; it must be in \(0, 100\]\.$"):
+    with pytest.raises(ValueError, match=r"^max_std is -1; it must be positive and at most 100\.$"):
         tiny_planner(max_std=-1)
 
 

@@ -321,7 +321,7 @@ def test_the_heads_weigh_steps_as_the_run_does(built, rho):
 
 def test_a_broken_rule_is_refused_before_anything_starts(built, monkeypatch):
     monkeypatch.setattr(
-        "torchrl_tdmpc.trainers.online.make_env",
+        "torchrl_tdmpc.trainers.parts.make_env",
         lambda *a, **k: pytest.fail("an environment was made"),
     )
     with pytest.raises(ValueError, match=r"gammas begins with 0.97.*0.95"):

@@ -9,13 +9,34 @@ import pytest
 import torch
 import yaml
 from runs import configure, make, run, without_times
-from tiny import scramble
+from tiny import scramble, tiny_loss
 
-from torchrl_tdmpc import TDMPC2Planner
+from torchrl_tdmpc import OnlineTrainer, TDMPC2Planner
 from torchrl_tdmpc.checkpoints import load_checkpoint
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import make_env
 from torchrl_tdmpc.trainers import TDMPC2Update
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("update", "loss"), "loss is given beside update"),
+        (("update", "networks"), "networks is given beside update"),
+        (("update", "auxiliary"), "auxiliary is given beside update"),
+        (("loss", "networks"), "networks is given beside loss"),
+    ],
+)
+def test_a_part_that_would_be_left_out_is_refused(given, message):
+    update = TDMPC2Update(tiny_loss(), [])
+    parts = {
+        "update": update,
+        "loss": update.loss,
+        "networks": (update.loss.world_model, update.loss.policy_prior, update.loss.q_ensemble),
+        "auxiliary": [update.loss],
+    }
+    with pytest.raises(ValueError, match=message):
+        OnlineTrainer(None, **{name: parts[name] for name in given})
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from torchrl.envs import EnvBase, SerialEnv, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MPCPlannerBase
 
+from torchrl_tdmpc.modules import Execution
 from torchrl_tdmpc.planners import PlanDraws
 from torchrl_tdmpc.planners.tdmpc2 import CPU_ENVS
 from torchrl_tdmpc.trainers import TDMPC2Update
@@ -292,23 +293,46 @@ def test_auto_iterations(action_dim, iterations):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"horizon": 0}, r"horizon is 0; it must be at least 1"),
-        ({"iterations": 0}, r"iterations is 0; it must be 'auto' or at least 1"),
-        ({"iterations": "many"}, r"iterations is 'many'; it must be 'auto' or at least 1"),
-        ({"num_elites": 0}, r"num_elites is 0; .*1 and num_samples = 24"),
-        ({"num_elites": 25}, r"num_elites is 25; .*1 and num_samples = 24"),
-        ({"num_pi_trajs": -1}, r"num_pi_trajs is -1; .*0 and .*num_samples = 24"),
-        ({"num_pi_trajs": 25}, r"num_pi_trajs is 25; .*0 and .*num_samples = 24"),
-        ({"min_std": 0.0}, r"min_std is 0.0; .*max_std = 2.0"),
-        ({"min_std": 3.0}, r"min_std is 3.0; .*max_std = 2.0"),
+        ({"horizon": 0}, r"horizon is 0; it must be a whole number from 1 to 1,000"),
+        ({"horizon": 2.0}, r"horizon is 2.0; it must be a whole number"),
+        ({"iterations": 0}, r"iterations is 0; it must be a whole number from 1"),
+        ({"iterations": "many"}, r"iterations is 'many'; it must be a whole number"),
+        ({"num_samples": True}, r"num_samples is True; it must be a whole number"),
+        ({"num_samples": 5}, r"num_elites is 6; .*from 1 to num_samples = 5"),
+        ({"num_elites": 0}, r"num_elites is 0; .*from 1 to num_samples = 24"),
+        ({"num_elites": 25}, r"num_elites is 25; .*from 1 to num_samples = 24"),
+        ({"num_pi_trajs": -1}, r"num_pi_trajs is -1; .*from 0 to num_samples = 24"),
+        ({"num_pi_trajs": 25}, r"num_pi_trajs is 25; .*from 0 to num_samples = 24"),
+        ({"min_std": 0.0}, r"min_std is 0.0; .*positive and at most max_std = 2.0"),
+        ({"min_std": 3.0}, r"min_std is 3.0; .*at most max_std = 2.0"),
+        ({"max_std": 0.01}, r"min_std is 0.05; .*at most max_std = 0.01"),
         ({"temperature": 0.0}, r"temperature is 0.0; it must be positive"),
-        ({"discount": 0.0}, r"discount is 0.0; .*strictly between 0 and 1"),
-        ({"discount": 1.0}, r"discount is 1.0; .*strictly between 0 and 1"),
+        ({"temperature": float("inf")}, r"temperature is inf; .*at most 1,000,000"),
+        ({"temperature": float("nan")}, r"temperature is nan; it must be positive"),
+        ({"discount": 0.0}, r"^discount is 0.0; .*strictly between 0 and 1"),
+        ({"discount": 1.0}, r"^discount is 1.0; .*strictly between 0 and 1"),
     ],
 )
-def test_bad_settings_are_refused(settings, message):
+@pytest.mark.parametrize("later", [False, True])
+def test_bad_settings_are_refused(settings, message, later):
+    planner = tiny_planner()
+    (name, value) = next(iter(settings.items()))
+    before = getattr(planner, name)
     with pytest.raises(ValueError, match=message):
-        tiny_planner(**settings)
+        setattr(planner, name, value) if later else tiny_planner(**settings)
+    assert getattr(planner, name) == before
+
+
+def test_settings_that_are_set_later_hold():
+    data, planner, other = tiny_planner_input(ENVS), tiny_planner(), tiny_planner(temperature=50.0)
+    planner(data.clone())
+    planner.temperature = 50.0
+    close(seeded(planner, data.clone())["action"], seeded(other, data.clone())["action"])
+    planner.iterations = "auto"
+    assert planner.iterations == 6
+    planner.execution = Execution(precision="bfloat16")
+    assert planner._refine.execution.precision == "bfloat16"
+    assert seeded(planner, data.clone())["action"].isfinite().all()
 
 
 # ---------------------------------------------------------------- weights
@@ -349,6 +373,22 @@ def test_copies_plan_alike_with_weights_of_their_own(duplicate):
     close(seeded(copy, data.clone())["action"], expected)
     scramble(copy.parameters())
     close(seeded(planner, data.clone())["action"], expected)
+
+
+def test_a_planner_that_a_collector_used_can_be_sent_to_a_process():
+    planner = tiny_planner(iterations=1)
+    collector = Collector(
+        StaggeredEnv(3),
+        planner,
+        frames_per_batch=2,
+        total_frames=2,
+        auto_register_policy_transforms=True,
+    )
+    next(iter(collector))
+    collector.shutdown()
+    data = tiny_planner_input(ENVS)
+    copy = pickle.loads(pickle.dumps(planner))
+    close(seeded(copy, data.clone())["action"], seeded(planner, data.clone())["action"])
 
 
 def test_double_precision():

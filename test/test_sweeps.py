@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import yaml
+from joblib.externals.loky import get_reusable_executor
 from runs import rows
 
 from torchrl_tdmpc.cli.parts import make_trainer
@@ -33,7 +34,7 @@ def sweep(tmp_path, monkeypatch, capsys):
             main(compose)
         except SystemExit as error:
             end = str(error)
-        return capsys.readouterr().out, end
+        return "".join(capsys.readouterr()), end
 
     yield command
     torch.set_num_threads(threads)
@@ -87,8 +88,26 @@ def test_an_interrupt_ends_the_sweep_and_the_same_command_goes_on(sweep, tmp_pat
     assert ends == ["40", "40"]
 
 
-def test_runs_go_on_side_by_side(sweep, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_a_run_that_fails_shows_its_traceback_on_request(sweep, monkeypatch, is_asked_for):
+    def overheat(config, task):
+        raise RuntimeError("the motor is hot")
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", str(int(is_asked_for)))
+    printed, end = sweep("env.task=cartpole-balance", "seed=1,2", compose=overheat)
+    assert end.startswith("error: 2 of the runs failed.")
+    assert printed.count("in overheat") == (2 if is_asked_for else 0)
+    assert printed.count(": the motor is hot\n") == (4 if is_asked_for else 2)
+
+
+@pytest.fixture
+def no_idle_workers():
+    """End the processes that joblib keeps for more work: other tests count their children."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+def test_runs_go_on_side_by_side(sweep, tmp_path, no_idle_workers):
     settings = ("env.task=cartpole-balance", "seed=1,2", "train.steps=30", "output_dir=study")
     _, end = sweep(*settings, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert end is None

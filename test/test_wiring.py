@@ -27,7 +27,7 @@ from torchrl_tdmpc.data.dataset import stored_episodes
 from torchrl_tdmpc.envs import factory, make_env
 from torchrl_tdmpc.modules import ModelSize
 from torchrl_tdmpc.recording import loggers
-from torchrl_tdmpc.trainers import build_replay, evaluate, online
+from torchrl_tdmpc.trainers import build_replay, evaluate, loop
 
 
 class Watch:
@@ -96,7 +96,7 @@ def trained(tmp_path_factory):
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(online, "evaluate", evaluated)
+        patch.setattr(loop, "evaluate", evaluated)
         run.trainer = train(configured("trained", run.folder), compose)
     torch.set_num_threads(threads)
     return run

@@ -45,6 +45,18 @@ class Walk(EnvBase):
         self.generator.manual_seed(seed)
 
 
+class MarkedWalk(Walk):
+    """It also says whether the point is near the origin."""
+
+    def __init__(self, size=0.3):
+        super().__init__(size)
+        self.observation_spec["is_near"] = Unbounded((1,))
+
+    def _observe(self):
+        data = super()._observe()
+        return data.set("is_near", (data["observation"][2:] > 0.5).float())
+
+
 class EndingWalk(Walk):
     """Its episodes terminate after three to eight steps."""
 

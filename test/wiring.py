@@ -177,7 +177,7 @@ ROWS = {
         ),
         "env.backend": ("function", lambda run: run.trainer.task.backend),
         "env.task": (
-            "walks:Walk",
+            "walks:MarkedWalk",
             lambda run: run.trainer.task.name,
             lambda run: run.evaluations[0]["task"].name,
         ),
@@ -196,6 +196,11 @@ ROWS = {
         ),
         "env.action_repeat": (3, lambda run: run.trainer.task.action_repeat),
         "env.observation_keys": (["observation"], observed_keys),
+        "env.extra_keys": (
+            ["is_near"],
+            lambda run: [*run.trainer.task.extra_keys],
+            lambda run: [key for key in runs.rows(run.folder / "train.csv")[0] if key == "is_near"],
+        ),
         "env.kwargs": ({"size": 0.2}, lambda run: {"size": walk(run).size}),
         "env.episode_length": (
             11,

@@ -41,11 +41,19 @@ class Trial:
         """Whether there is another one to try."""
         return sum(self.counts.values()) < self.number and time.monotonic() < self.deadline
 
-    def add(self, what: str, outcome: str, detail: str = "") -> None:
-        """Count an outcome; what should not have come is kept to be told."""
+    def add(self, what: str, outcome: str, detail: str = "", more: str = "") -> None:
+        """Count an outcome; what should not have come is kept to be told.
+
+        Args:
+            what: the bad input.
+            outcome: what came of it.
+            detail: said beside it, in short.
+            more: said below it, in full: where a program hangs.
+        """
         self.counts[outcome] += 1
         if outcome in (TRACEBACK, WRONG, HANG):
-            self.found.append(f"{self.name}: {what}: {outcome} {detail}"[:300])
+            line = f"{self.name}: {what}: {outcome} {detail}"[:300]
+            self.found.append(f"{line}\n{more}".rstrip())
 
     def attempt(self, what: str, function: Callable[[], bool]) -> None:
         """Call a function as a command does, which says whether its result is right.

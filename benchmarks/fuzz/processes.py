@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.fuzz.outcome import ACCEPTED, HANG, REFUSED, TRACEBACK, WRONG, Trial
 from benchmarks.fuzz.values import TINY
+from benchmarks.fuzz.watch import ended, wait_until
 
 SETTINGS = {**TINY, "train.steps": 2000, "eval.interval": 500, "eval.episodes": 1}
 PROCESSES = {"env.num_envs": 2, "env.workers": "process"}
-SECONDS_TO_END = 240.0  # where many programs share few cores, a start alone takes a minute
 
 
 def start(folder: Path, log: Path, **more: object) -> subprocess.Popen:
@@ -28,6 +28,7 @@ def start(folder: Path, log: Path, **more: object) -> subprocess.Popen:
         stdout=log.open("a"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},  # see ended()
     )
 
 
@@ -40,37 +41,11 @@ def rows(folder: Path) -> int:
 def after_a_while(
     process: subprocess.Popen, folder: Path, generator: random.Random, once_it_learns: bool
 ) -> None:
-    """Return at a random moment of a run: while it starts, or once it learns."""
-    before, end = rows(folder), time.monotonic() + SECONDS_TO_END
+    """Return at a random moment of a run: while it starts, or once it learns, or if it hangs."""
+    before = rows(folder)
     if once_it_learns or generator.random() < 0.5:
-        while rows(folder) <= before and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_until(lambda: rows(folder) > before or process.poll() is not None, process.pid)
     time.sleep(generator.uniform(0, 4))
-
-
-def members(session: int) -> list[int]:
-    """The living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(of_session) == session and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def ended(process: subprocess.Popen) -> bool:
-    """Whether a run and all its processes end in time; what is left is killed."""
-    end = time.monotonic() + SECONDS_TO_END
-    while (process.poll() is None or members(process.pid)) and time.monotonic() < end:
-        time.sleep(0.05)
-    left = members(process.pid)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
-    return not left
 
 
 def try_signals(trial: Trial, folder: Path) -> None:
@@ -90,8 +65,8 @@ def try_signals(trial: Trial, folder: Path) -> None:
                 if process.poll() is None:
                     os.killpg(process.pid, number)
                     time.sleep(0.2)
-        if not ended(process):
-            trial.add(how, HANG)
+        if (stacks := ended(process, log)) is not None:
+            trial.add(how, HANG, more=stacks)
         elif how != "kill" and "Traceback" in log.read_text() and was_going_on(run, log):
             trial.add(how, TRACEBACK, log.read_text()[-200:])
         else:
@@ -113,18 +88,17 @@ def try_two_writers(trial: Trial, folder: Path) -> None:
         for log in logs:
             processes.append(start(run, log, **{"train.steps": 10**6}))
             time.sleep(trial.generator.choice((0, 0.1, 4)))
-        end = time.monotonic() + SECONDS_TO_END
-        while all(p.poll() is None for p in processes) and time.monotonic() < end:
-            time.sleep(0.05)
+        sessions = [process.pid for process in processes]
+        wait_until(lambda ps=processes: any(p.poll() is not None for p in ps), *sessions)
         loser = 0 if processes[0].poll() is not None else 1
         winner = processes[1 - loser]
         said = re.search(r"in use by process (\d+) on host \S+;", logs[loser].read_text())
         names_winner = said is not None and int(said[1]) == winner.pid
         is_alone = winner.poll() is None and processes[loser].poll() == 1
         winner.kill()
-        have_ended = [ended(process) for process in processes]
-        if not all(have_ended):
-            trial.add("two writers", HANG)
+        stacks = [ended(process, log) for process, log in zip(processes, logs)]
+        if any(stacks):
+            trial.add("two writers", HANG, more="\n".join(filter(None, stacks)))
         elif is_alone and names_winner:
             trial.add("two writers", REFUSED)
         else:

@@ -50,7 +50,8 @@ def makes_sense(key: str, value: Any, default: Any) -> bool:
     if isinstance(value, str):
         return key == "output_dir" or (key.startswith("logger.") and key != "logger.backend")
     if isinstance(value, list):
-        return key == "logger.tags" or (key == "multi_gamma.gammas" and not value)
+        may_be_empty = key in ("multi_gamma.gammas", "env.extra_keys")
+        return key == "logger.tags" or (may_be_empty and not value)
     if value == 0.5:
         return isinstance(default, float) or key in ("loss.rho", "loss.discount", "env.timeout")
     return key in ("model.log_std_min", "model.log_std_max", "model.vmin", "model.vmax")

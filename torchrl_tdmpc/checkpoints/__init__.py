@@ -1,4 +1,4 @@
-"""What is saved: durable files, runs to go on with, and the official formats."""
+"""What is saved: runs to go on with, and the official formats."""
 
 from torchrl_tdmpc.checkpoints.checkpoint import (
     load_checkpoint,

@@ -22,8 +22,8 @@ from torchrl.checkpoint import (
 )
 
 from torchrl_tdmpc.checkpoints.archive import first_line, verify_archive
-from torchrl_tdmpc.checkpoints.durable import naming_file, publish
 from torchrl_tdmpc.checkpoints.part import PartOfLoss
+from torchrl_tdmpc.durable import naming_file, publish
 
 FORMAT = 2  # of what is written here; 1 had none of its own
 EXTRA = "_extra_state"  # torch's name for what a module saves beside its weights

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torchrl_tdmpc.checkpoints.archive import read_weights
-from torchrl_tdmpc.checkpoints.durable import publish
 from torchrl_tdmpc.checkpoints.official_entries import (
     Q_GROUPS,
     Entries,
@@ -19,6 +18,7 @@ from torchrl_tdmpc.checkpoints.official_entries import (
     official_weights,
     reorder_latent,
 )
+from torchrl_tdmpc.durable import publish
 from torchrl_tdmpc.modules import SimNorm, official_order
 from torchrl_tdmpc.objectives import TDMPC2Loss
 

@@ -10,8 +10,8 @@ import torch
 from tensordict import TensorDict
 from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc.checkpoints.durable import checksum, publish
 from torchrl_tdmpc.data.replay import EpisodeReplay
+from torchrl_tdmpc.durable import checksum, publish
 
 __all__ = ["ReplayLog", "Segment"]
 

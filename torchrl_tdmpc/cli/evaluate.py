@@ -87,7 +87,10 @@ def print_episodes(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
         print(f"{episode:7} {row['return']:11.3f} {row['length']:7}", *extra)
     returns = [row["return"] for row in rows]
     mean, deviation = statistics.fmean(returns), statistics.pstdev(returns)
-    print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}")
+    means = [
+        f", {name} {statistics.fmean(row[name] for row in rows):.3g}" for name in task.extra_names
+    ]
+    print(f"{task.name}: mean {mean:.3f}, standard deviation {deviation:.3f}" + "".join(means))
 
 
 def print_tasks(tasks: TaskSet, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -158,7 +161,7 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task | Ta
             f"updates-{record['updates']}" if is_offline else f"agent-steps-{record['agent_steps']}"
         )
     folder = path if path.is_dir() else path.parent
-    here = {"device": "auto", "threads": "auto", "output_dir": str(folder)}
+    here = {"device": "auto", "threads": "auto", "output_dir": str(folder), "compile": "off"}
     here["eval"] = {"video": False}
     config, task = resolve_run(OmegaConf.merge(config, here, settings))
     return config, task, name

@@ -14,7 +14,7 @@ from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.data import ReplayError
 from torchrl_tdmpc.trainers import CollectionError
 
-__all__ = ["in_one_sentence"]
+__all__ = ["in_one_sentence", "wants_traceback"]
 
 # What is wrong with settings, files, environments; anything else is a mistake of this package
 REFUSALS = (CheckpointError, CollectionError, ImportError, OSError, ValueError)
@@ -41,9 +41,14 @@ def in_one_sentence() -> Iterator[None]:
         raise SystemExit("error: interrupted; the last checkpoint is kept.") from None
     except Exception as error:
         sentence = _sentence(error)
-        if sentence is None or os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+        if sentence is None or wants_traceback():
             raise
         raise SystemExit(f"error: {sentence}") from None
+
+
+def wants_traceback() -> bool:
+    """Whether the person who started the command asked for all of an error."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
 
 
 def _sentence(error: Exception) -> str | None:

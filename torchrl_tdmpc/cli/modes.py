@@ -18,6 +18,7 @@ from torchrl_tdmpc.cli.settings import (
     resolve,
     resolve_resume,
     settle,
+    settle_compile,
 )
 from torchrl_tdmpc.data import EpisodeFiles, EpisodeStream
 from torchrl_tdmpc.envs import Task, TaskSet, load_tasks, seed_generators, unknown
@@ -32,6 +33,7 @@ MODES = ("online", "offline")
 ONLINE = (
     *("env.backend", "env.pixels", "env.num_envs", "env.workers", "env.episode_length"),
     *("env.action_repeat", "env.observation_keys", "env.kwargs"),
+    "env.extra_keys",
     *("train.seed_steps", "replay.load", "replay.capacity", "replay.device", "eval.video"),
 )
 OFFLINE = ("data", "env.tasks", "model.task_dim")
@@ -94,6 +96,7 @@ def resolve_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
+    settle_compile(settled)
     return settled, tasks
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from tensordict import NestedKey
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
 from torchrl_tdmpc.envs import WORKERS, Task, load_task
+from torchrl_tdmpc.modules import missing_for_compilation
 from torchrl_tdmpc.planners import default_iterations
 from torchrl_tdmpc.recording import check_backend, check_video
 from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
@@ -49,7 +51,18 @@ MAY_CHANGE = (
     "logger.artifact",
 )
 DEVICES = ("device", "replay.device")  # settings that name one
+LEAST_STEPS_TO_COMPILE = 3_000  # agent steps; a shorter run is over before compilation pays
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
+
+
+def _are_keys(value: Any) -> bool:
+    """Whether a value names entries: words, or lists of words that lead into nested ones."""
+    if not isinstance(value, list):
+        return value is None
+    words = [word for key in value for word in (key if isinstance(key, list) else [key])]
+    return all(isinstance(word, str) for word in words)
+
+
 # By the type of a default: what a value must be, and whether it is
 KINDS = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
@@ -59,14 +72,13 @@ KINDS = {
     str: ("a word", lambda value: isinstance(value, str)),
     list: ("a list", lambda value: isinstance(value, list)),
     "auto": ("auto or a number", lambda value: value == "auto" or type(value) in (int, float)),
-    "env.observation_keys": (
-        "null or a list",
-        lambda value: value is None or isinstance(value, list),
-    ),
+    "env.observation_keys": ("null or a list of names", _are_keys),
+    "env.extra_keys": ("null or a list of names", _are_keys),
     "env.kwargs": (
         "null or a dictionary",
         lambda value: value is None or isinstance(value, dict),
     ),
+    "compile": ("auto, off, default or max", lambda value: isinstance(value, str)),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "threads": (
         "auto or a whole number from 1 on",
@@ -145,7 +157,8 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
             env.task,
             episode_length=env.episode_length,
             action_repeat=env.action_repeat,
-            observation_keys=None if env.observation_keys is None else list(env.observation_keys),
+            observation_keys=nested_keys(env.observation_keys),
+            extra_keys=nested_keys(env.extra_keys),
             kwargs=OmegaConf.to_container(env, resolve=True)["kwargs"],
             pixels=env.pixels,
             video=config.eval.video,
@@ -166,7 +179,39 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
     for key, value in automatic.items():
         if OmegaConf.select(config, key) == "auto":
             OmegaConf.update(settled, key, value)
+    settle_compile(settled)
     return settled, dataclasses.replace(task, episodic=settled.env.episodic)
+
+
+def settle_compile(settled: DictConfig) -> None:
+    """Replace ``compile=auto``; refuse what this machine cannot compile.
+
+    Raises:
+        ValueError: compilation was asked for.
+    """
+    if settled.compile == "auto":
+        settled.compile = "off" if why_not_compiled(settled) else "default"
+    device_type = torch.device(settled.device).type
+    if settled.compile != "off" and (missing := missing_for_compilation(device_type)):
+        raise ValueError(
+            f"compile is {settled.compile!r}, but {missing} was not found; choose off or auto."
+        )
+
+
+def why_not_compiled(settled: DictConfig) -> str | None:
+    """Why ``compile=auto`` leaves a run as it is; None if it compiles."""
+    if settled.train.steps < LEAST_STEPS_TO_COMPILE:
+        return f"a run of fewer than {LEAST_STEPS_TO_COMPILE:,} steps would be no faster"
+    if missing := missing_for_compilation(torch.device(settled.device).type):
+        return f"{missing} was not found; with it the run would be faster"
+    return None
+
+
+def nested_keys(names: ListConfig | None) -> list[NestedKey] | None:
+    """Keys as the library takes them: a list of words is a nested one."""
+    if names is None:
+        return None
+    return [name if isinstance(name, str) else tuple(name) for name in names]
 
 
 def check_ranges(config: DictConfig) -> None:

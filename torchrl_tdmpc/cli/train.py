@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli import sweeps
-from torchrl_tdmpc.cli.failures import in_one_sentence
+from torchrl_tdmpc.cli.failures import in_one_sentence, wants_traceback
 from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
 from torchrl_tdmpc.cli.parts import make_trainer
-from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys
+from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, why_not_compiled
 from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.recording import write_config
 from torchrl_tdmpc.trainers import OfflineTrainer, OnlineTrainer, count_parameters
@@ -110,8 +111,10 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> Trainer:
         ReplayError: what the environments sent cannot be learned from.
         ValueError: a setting is wrong.
     """
-    is_auto = config.resume == "auto"
+    is_auto, chooses_compile = config.resume == "auto", config.compile == "auto"
     config, task = settle_run(config)
+    if chooses_compile and config.compile == "off":
+        print(f"not compiled: {why_not_compiled(config)}")
     torch.set_num_threads(config.threads)
     if config.env.num_envs > 1:
         print(f"starting {config.env.num_envs} environments", flush=True)
@@ -147,6 +150,8 @@ def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> N
         print(f"run: {config.output_dir}")
         trainer = train(config, compose)
     except Exception as error:
+        if wants_traceback():
+            traceback.print_exc()
         told = f"{config.output_dir}: {error}"
         print(f"failed: {told}", file=sys.stderr)
         handle, _ = tempfile.mkstemp(dir=failures)

@@ -34,6 +34,7 @@ def dmcontrol_task(
     action_repeat: int = ACTION_REPEAT,
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
+    extra_keys: Sequence[NestedKey] = (),
 ) -> Task:
     """A task of the DeepMind Control Suite; an agent step is two environment steps, as published.
 
@@ -47,6 +48,8 @@ def dmcontrol_task(
         action_repeat: environment steps in an agent step.
         observation_keys: the entries to concatenate, in this order; None takes all.
         pixels: observe frames from the published camera.
+        extra_keys: entries of the suite's observation, one number each, that rows and replay carry
+            in place of the agent's observation.
 
     Returns:
         The task. One environment is built and tried, after the name is known to be good.
@@ -75,6 +78,7 @@ def dmcontrol_task(
         episode_length=episode_length,
         observation_keys=observation_keys,
         pixels=pixels,
+        extra_keys=extra_keys,
     )
 
 

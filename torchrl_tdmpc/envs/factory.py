@@ -29,6 +29,7 @@ def load_task(
     kwargs: Mapping[str, Any] | None = None,
     pixels: bool = False,
     video: bool = False,
+    extra_keys: Sequence[NestedKey] | None = None,
 ) -> Task:
     """Look a task up by name.
 
@@ -45,6 +46,7 @@ def load_task(
         kwargs: for ``gymnasium.make`` or for the function.
         pixels: observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
         video: whether videos of it will be wanted; see :func:`make_task`.
+        extra_keys: further numbers of an episode, such as ``success``; see :func:`make_task`.
 
     Returns:
         The task, ready for :func:`make_env`.
@@ -64,6 +66,7 @@ def load_task(
     if kwargs and backend == "dmcontrol":
         raise ValueError(f"kwargs is {dict(kwargs)}; with backend 'dmcontrol' it must be empty.")
     further = {"action_repeat": action_repeat, "observation_keys": observation_keys}
+    further |= {"extra_keys": extra_keys or None}
     further |= {"kwargs": kwargs or None, "video": (video and backend != "dmcontrol") or None}
     given = {name: value for name, value in further.items() if value is not None}
     return BACKENDS[backend](name, episode_length=episode_length, pixels=pixels, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def make_task(
         ),
         name=name,
         backend="gym" if isinstance(source, str) else "function",
-        facts=_facts,
+        facts=functools.partial(_facts, name),
         episode_length=episode_length,
         action_repeat=action_repeat,
         observation_keys=observation_keys,
@@ -218,13 +219,22 @@ def _wrap(env: gymnasium.Env, name: str) -> EnvBase:
         ) from error
 
 
-def _facts(env: EnvBase) -> Facts:
+def _facts(name: str, env: EnvBase) -> Facts:
     """The limit that a Gymnasium id declares, and what is published for Gymnasium's tasks.
 
     Their terminations are the last steps of a slice, so these weigh more: rho 0.7.
     """
     if not isinstance(env, GymWrapper):
         return Facts()
+    for reader in env.info_dict_reader:
+        if isinstance(reader, InfoReader) and reader.unseen:
+            absent, names = min(reader.unseen, key=str), ", ".join(sorted(reader.names))
+            warnings.warn(
+                f"the first steps of task {name!r} have no {absent!r} in their info, "
+                f"which has {names or 'nothing'}; extra_keys counts it as 0 wherever "
+                "it is absent.",
+                stacklevel=2,
+            )
     spec = wrapped_env(env).spec
     time_limit = None if spec is None else spec.max_episode_steps
     return Facts(time_limit=time_limit, discount_cap=0.99, rho=0.7)

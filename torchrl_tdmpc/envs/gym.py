@@ -83,6 +83,10 @@ class InfoReader(BaseInfoDictReader):
     Args:
         keys: their names; a tuple leads into nested dictionaries.
 
+    Attributes:
+        unseen: keys that no ``info`` had so far.
+        names: what there was in any of them.
+
     Raises:
         ValueError: an entry is no number.
 
@@ -94,16 +98,23 @@ class InfoReader(BaseInfoDictReader):
 
     def __init__(self, keys: Sequence[NestedKey]):
         self.keys = keys
+        self.unseen = {*keys}
+        self.names: set[str] = set()
         self._spec = Composite()
         for key in keys:
             self._spec[key] = Unbounded(1)
 
     def __call__(self, info_dict: Mapping[str, Any], tensordict: TensorDictBase) -> TensorDictBase:
         """Write the numbers of ``info_dict`` into ``tensordict``."""
+        self.names |= {*info_dict}
         for key in self.keys:
             value = info_dict
             for part in key if isinstance(key, tuple) else (key,):
-                value = value.get(part, 0.0) if isinstance(value, Mapping) else 0.0
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if value is None:
+                value = 0.0
+            else:
+                self.unseen.discard(key)
             try:
                 number = torch.as_tensor(value, dtype=torch.float32).reshape(1)
             except (RuntimeError, TypeError, ValueError):

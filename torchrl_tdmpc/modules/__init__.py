@@ -1,7 +1,7 @@
 """What computes: layers, two-hot coding, world model, policy prior, Q ensemble, value scale."""
 
 from torchrl_tdmpc.modules.context import Context, TaskContext
-from torchrl_tdmpc.modules.execution import Execution
+from torchrl_tdmpc.modules.execution import Execution, missing_for_compilation
 from torchrl_tdmpc.modules.fit import refuse_misfit
 from torchrl_tdmpc.modules.layers import (
     MLP,
@@ -41,6 +41,7 @@ __all__ = [
     "TDMPC2WorldModel",
     "TaskContext",
     "make_networks",
+    "missing_for_compilation",
     "mish",
     "mlp",
     "model_size",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
+from sysconfig import get_path
 from typing import Literal, TypeVar
 
 import torch
 from torch import nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 from torch.utils._pytree import tree_map_only
+from torch.utils._triton import has_triton
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "missing_for_compilation"]
 
 Result = TypeVar("Result")
 
@@ -67,6 +72,23 @@ class Execution:
         prepared = _Prepared(self, function)
         prepared.on(torch.device(device).type)
         return prepared
+
+
+def missing_for_compilation(device_type: str) -> str | None:
+    """What ``torch.compile`` needs for a kind of device and this machine lacks; None if nothing.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
+    """
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "a C++ compiler (g++ or clang++)"
+    if not Path(get_path("include"), "Python.h").is_file():
+        return "the header file Python.h (package python3-dev)"
+    if device_type == "cuda" and not has_triton():
+        return "Triton"
+    return None
 
 
 def _refuse_unknown(name: str, word: str, choices: Collection[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torchrl.collectors import BaseCollector
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import ModelBasedEnvBase
 
@@ -62,6 +63,9 @@ class LatentEnv(ModelBasedEnvBase):
         super()._apply(fn, recurse)
         super().to(fn(torch.empty(0, device=self.device)).device)
         return self
+
+    def register_collector(self, collector: BaseCollector) -> None:
+        """Forget the collector: it steps other environments, and no process can be sent it."""
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         latent, action = tensordict.get(self.latent_key), tensordict.get(self.action_key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
@@ -22,16 +22,12 @@ from torchrl_tdmpc.modules import (
 )
 from torchrl_tdmpc.planners.latent_env import LatentEnv
 from torchrl_tdmpc.planners.plan import Elites, Plan, PlanDraws
+from torchrl_tdmpc.planners.settings import LIMITS, default_iterations, refuse_settings
 from torchrl_tdmpc.planners.warm_start import WarmStart
 
-__all__ = ["TDMPC2Planner", "default_iterations"]
+__all__ = ["TDMPC2Planner"]
 
 CPU_ENVS = 4  # planned for together on a CPU: the activations of more leave its caches
-
-
-def default_iterations(action_dim: int) -> int:
-    """The published number of refinements of a plan: 6, or 8 from 20 action dimensions on."""
-    return 6 if action_dim < 20 else 8
 
 
 class TDMPC2Planner(MPCPlannerBase):
@@ -49,6 +45,8 @@ class TDMPC2Planner(MPCPlannerBase):
 
     With a world model of several tasks it also reads the index of each environment's task; the
     environments of one call may have different tasks.
+
+    Its settings are attributes. A value that the constructor refuses is refused there too.
 
     Args:
         world_model: imagines; ``env``, a :class:`LatentEnv`, shows it as TorchRL's planners do.
@@ -117,23 +115,17 @@ class TDMPC2Planner(MPCPlannerBase):
         self.policy_prior = policy_prior
         self.q_ensemble = q_ensemble
         self.action_dim = q_ensemble.action_dim
-        if iterations == "auto":
-            iterations = default_iterations(self.action_dim)
         self.discount = discount
         self.horizon = horizon
         self.iterations = iterations
         self.num_samples = num_samples
         self.num_elites = num_elites
         self.num_pi_trajs = num_pi_trajs
-        self.min_std = min_std
         self.max_std = max_std
+        self.min_std = min_std
         self.temperature = temperature
         self.mpc = mpc
         self.execution = execution
-        device = next(q_ensemble.parameters()).device
-        self._policy_trajectories = execution.prepare(type(self).policy_trajectories, device)
-        self._refine = execution.prepare(type(self).refine, device)
-        self._refuse_bad_arguments()
         self.in_keys = [env.observation_key, previous_mean_key, *self.world_model.task_keys]
         self.out_keys = [
             env.action_key,
@@ -141,30 +133,35 @@ class TDMPC2Planner(MPCPlannerBase):
             nan_values_key,
         ]
 
-    def _refuse_bad_arguments(self) -> None:
-        self.world_model.refuse_discount("planner.discount", self.discount)
-        limits = {
-            "horizon": (1 <= self.horizon <= 1000, "at least 1 and at most 1000"),
-            "iterations": (
-                isinstance(self.iterations, int) and 1 <= self.iterations <= 1000,
-                "'auto' or at least 1 and at most 1000",
-            ),
-            "num_samples": (1 <= self.num_samples <= 1_000_000, "from 1 to 1,000,000"),
-            "num_elites": (
-                1 <= self.num_elites <= self.num_samples,
-                f"between 1 and num_samples = {self.num_samples}",
-            ),
-            "num_pi_trajs": (
-                0 <= self.num_pi_trajs <= self.num_samples,
-                f"between 0 and num_samples = {self.num_samples}",
-            ),
-            "max_std": (0 < self.max_std <= 100, "in (0, 100]"),
-            "min_std": (0 < self.min_std <= self.max_std, f"in (0, max_std = {self.max_std}]"),
-            "temperature": (0 < self.temperature <= 1e6, "positive and at most 1,000,000"),
-        }
-        for name, (holds, allowed) in limits.items():
-            if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "iterations" and value == "auto":
+            value = default_iterations(self.action_dim)
+        if name in LIMITS:  # in the constructor and ever after
+            settings = {key: vars(self)[key] for key in LIMITS if key in vars(self)}
+            refuse_settings({**settings, name: value})
+        super().__setattr__(name, value)
+
+    @property
+    def discount(self) -> float | None:
+        """Discount factor of the plan's return; None if the tasks have their own."""
+        return self._discount
+
+    @discount.setter
+    def discount(self, discount: float | None) -> None:
+        self.world_model.refuse_discount("discount", discount)
+        self._discount = discount
+
+    @property
+    def execution(self) -> Execution:
+        """How planning runs; what is set here holds from the next call on."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        device = next(self.q_ensemble.parameters()).device
+        self._policy_trajectories = execution.prepare(type(self).policy_trajectories, device)
+        self._refine = execution.prepare(type(self).refine, device)
+        self._execution = execution
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform that carries the plan's mean in an environment: zero after each reset."""

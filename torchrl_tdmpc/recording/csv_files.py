@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchrl_tdmpc.checkpoints.durable import naming_file
+from torchrl_tdmpc.durable import naming_file
 from torchrl_tdmpc.recording.rows import EVAL_COLUMNS
 
 __all__ = ["CsvFiles", "refuse_other_run", "truncate_to"]

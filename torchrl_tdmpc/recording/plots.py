@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrl_tdmpc.checkpoints.durable import naming_file
+from torchrl_tdmpc.durable import naming_file
 
 __all__ = ["ReturnsPlot", "plot_returns"]
 

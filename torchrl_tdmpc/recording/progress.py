@@ -9,7 +9,7 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "say_waiting"]
 
 SECONDS_BETWEEN_LINES = 60.0  # where the output is no terminal
 
@@ -101,3 +101,18 @@ class Progress:
             f"{done:,} of {trainer.steps:,} agent steps ({rate:.1f} a second){what}{shown}",
             flush=True,
         )
+
+
+def say_waiting(seconds: float, so_far: str = "") -> None:
+    """Say that a run waits for its environments.
+
+    Args:
+        seconds: waited so far.
+        so_far: how far they are, if that is known.
+
+    Examples:
+        >>> say_waiting(60.0, "3 of 8 are ready")
+        waiting for the environments for 60 seconds (3 of 8 are ready)
+    """
+    ready = f" ({so_far})" if so_far else ""
+    print(f"waiting for the environments for {seconds:g} seconds{ready}", flush=True)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from torchrl_tdmpc.checkpoints.durable import naming_file
 from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.durable import naming_file
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording.csv_files import truncate_to

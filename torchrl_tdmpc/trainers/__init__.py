@@ -6,8 +6,9 @@ from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
+from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.offline import OfflineCounters, OfflineTrainer
-from torchrl_tdmpc.trainers.online import EVALUATION_SEED, OnlineTrainer
+from torchrl_tdmpc.trainers.online import OnlineTrainer
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps

@@ -24,7 +24,7 @@ from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
-from torchrl_tdmpc.trainers.online import EVALUATION_SEED
+from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.schedule import is_due
 from torchrl_tdmpc.trainers.update import TDMPC2Update

@@ -1,0 +1,299 @@
+"""The online loop: act, remember, learn; evaluate and save now and then."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+
+from torchrl_tdmpc.checkpoints import CollectorState, FolderLock, ReplayLog, resume_run, save_run
+from torchrl_tdmpc.data import EpisodeReplay
+from torchrl_tdmpc.envs import Task, kill_workers
+from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.recording import RunRecord
+from torchrl_tdmpc.trainers.callbacks import Callbacks
+from torchrl_tdmpc.trainers.counters import Counters
+from torchrl_tdmpc.trainers.evaluation import evaluate
+from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
+from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
+from torchrl_tdmpc.trainers.patience import Patience
+from torchrl_tdmpc.trainers.update import TDMPC2Update
+
+__all__ = ["EVALUATION_SEED", "OnlineLoop"]
+
+EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
+
+
+class OnlineLoop:
+    """How a run goes, once its parts are there: one update for each agent step, as published.
+
+    :class:`~torchrl_tdmpc.OnlineTrainer` sets these attributes, and documents them.
+    """
+
+    task: Task
+    output_dir: Path | None
+    steps: int
+    seed_steps: int
+    eval_interval: int
+    eval_episodes: int
+    eval_num_envs: int | None
+    checkpoint_interval: int
+    checkpoint_keep: int
+    seed: int
+    device: torch.device
+    resume: Path | None
+    metadata: dict[str, Any]
+
+    update: TDMPC2Update
+    planner: TDMPC2Planner
+    replay: EpisodeReplay
+    collector: Collector
+    callbacks: Callbacks
+    record: RunRecord
+    lock: FolderLock | None
+    replay_log: ReplayLog | None
+
+    counters: Counters
+    skipped_updates: SkippedUpdates
+    interrupt: GracefulInterrupt
+    patience: Patience
+    num_truncated_episodes: int
+    _is_stopped: bool
+    _collected: Iterator[TensorDictBase] | None
+    _collector_state: CollectorState
+
+    def train(self) -> None:
+        """Run until ``steps`` agent steps, :meth:`stop` or an interrupt; then save.
+
+        Raises:
+            FloatingPointError: too many updates in a row were skipped.
+            ReplayError: what the environments sent cannot be learned from.
+            CollectionError: an environment failed, gave no answer or its process died, in training
+                or in an evaluation; what there was is saved.
+            OSError: the last checkpoint could not be written.
+            ValueError: a callback with metrics was added after the columns were chosen.
+        """
+        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
+            raise ValueError(
+                f"metric_names {sorted(late)} have no columns, because their callback was added "
+                "later; give it to the trainer among its callbacks."
+            )
+        with self.interrupt, self.patience, self._ending():
+            self._resume()
+            self.callbacks.on_begin(self)
+            counters = self.counters
+            while True:
+                self.learn()
+                is_last = counters.agent_steps >= self.steps
+                if self._is_evaluation_due(is_last):
+                    self.evaluate()
+                if is_last or self.is_stopping:
+                    break
+                if _is_due(self.checkpoint_interval, counters.saved, counters.agent_steps):
+                    self._save_or_warn()
+                self.collect()
+            self.save()
+
+    def learn(self) -> None:
+        """Do as many updates as agent steps; those of the warm-up are made up for at its end."""
+        counters = self.counters
+        is_warm_up = counters.agent_steps < self.seed_steps
+        for _ in range(0 if is_warm_up else counters.agent_steps - counters.updates):
+            if self.is_stopping:
+                break
+            metrics = self.update(self.replay.sample()).set("nan_values", counters.nan_values)
+            self.skipped_updates.add(bool(metrics["skipped_updates"]))
+            counters.updates += 1
+            self.callbacks.on_update(self, metrics)
+            self.record.update(metrics)
+
+    def collect(self) -> None:
+        """Take one agent step in each environment, and remember it."""
+        if self.lock is not None:
+            self.lock.refuse_deleted()
+        try:
+            with self.patience.waiting():
+                self._collected = self._collected or iter(self.collector)
+                data = next(self._collected)
+        except Exception as error:
+            self._fail(error, self._collector_state.env)
+        self.replay.extend(data)
+        self.counters.agent_steps += data.numel()
+        self.counters.nan_values = data["nan_values"].float().mean()
+        self.callbacks.on_collect(self, data)
+        ended = data["next"][data["next", "done"].squeeze(-1)]
+        rows = self.record.episodes(
+            step=self._environment_steps,
+            agent_steps=self.counters.agent_steps,
+            returns=ended["episode_reward"].flatten().tolist(),
+            lengths=ended["step_count"].flatten().tolist(),
+            extra={
+                name: ended[key].flatten().tolist() for name, key in self.task.extra_names.items()
+            },
+        )
+        for row in rows:
+            self.callbacks.on_episode(self, row)
+
+    def evaluate(self) -> None:
+        """Evaluate without exploring, unless the run is asked to end meanwhile."""
+        try:
+            with self.record.pause(), self.patience.waiting():
+                rows = evaluate(
+                    self.planner,
+                    self.task,
+                    episodes=self.eval_episodes,
+                    num_envs=self.eval_num_envs,
+                    seed=self.seed + EVALUATION_SEED,
+                    device=self.device,
+                    on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
+                    on_step=self._on_evaluation_step,
+                )
+        except LeftEarly:
+            return
+        except Exception as error:
+            self._fail(error, where="in the evaluation, ")
+        self.counters.evaluated = self.counters.agent_steps
+        row = self.record.evaluation(
+            step=self._environment_steps,
+            agent_steps=self.counters.agent_steps,
+            returns=[row["return"] for row in rows],
+            lengths=[row["length"] for row in rows],
+            extra={name: [row[name] for row in rows] for name in self.task.extra_names},
+        )
+        with self.record.pause():
+            self.callbacks.on_evaluation(self, row)
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: the disk is full or fails; the earlier checkpoints are as they were.
+        """
+        self.counters.saved = self.counters.agent_steps
+        if self.output_dir is None:
+            return
+        with self.record.pause():
+            path = save_run(
+                self.output_dir / "checkpoints",
+                self.counters.agent_steps,
+                self.components,
+                self.callbacks.components,
+                self.replay_log,
+                metadata={
+                    "agent_steps": self.counters.agent_steps,
+                    "environment_steps": self._environment_steps,
+                    **self.metadata,
+                },
+                keep_last=self.checkpoint_keep,
+            )
+        self.callbacks.on_checkpoint(self, path)
+
+    def stop(self) -> None:
+        """End the run after what it is doing; it is saved and can be resumed."""
+        self._is_stopped = True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run was asked to end, by :meth:`stop` or a signal."""
+        return self._is_stopped or self.interrupt.requested
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What a checkpoint holds beside callbacks, replay and random generators."""
+        return {
+            **self.update.components,
+            "collector": self._collector_state,
+            "counters": self.counters,
+            "skipped_updates": self.skipped_updates,
+            "record": self.record,
+        }
+
+    # ------------------------------------------------------------------ helpers
+
+    @property
+    def _environment_steps(self) -> int:
+        return self.counters.agent_steps * self.task.action_repeat
+
+    def _is_evaluation_due(self, is_last: bool) -> bool:
+        """At each interval and at the end, once."""
+        evaluated, now = self.counters.evaluated, self.counters.agent_steps
+        due = _is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
+        return due and self.eval_episodes > 0 and not self.is_stopping
+
+    def _on_evaluation_step(self) -> None:
+        self.patience.begin()
+        self.interrupt.raise_if_requested()
+        self.callbacks.on_evaluation_step(self)
+
+    def _resume(self) -> None:
+        """Put everything where the checkpoint says, if there is one."""
+        if self.resume is None:
+            return
+        resume_run(self.resume, self.components, self.callbacks.components, self.replay_log)
+        if self._collector_state.restarted:
+            self.num_truncated_episodes = self.replay.truncate()
+
+    def _save_or_warn(self) -> None:
+        """Write a checkpoint; if that fails, the run goes on with the earlier ones."""
+        try:
+            self.save()
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint could not be saved, the earlier ones are kept: {error}",
+                stacklevel=2,
+            )
+
+    def _fail(self, error: Exception, env: EnvBase | None = None, where: str = "") -> NoReturn:
+        """Save what is left when environments failed, and say so in one sentence.
+
+        Args:
+            error: what was raised.
+            env: the run's environments, if they are the ones that failed.
+            where: begins the sentence.
+        """
+        who, error = who_failed(env, error)
+        if env is not None:
+            kill_workers(env)  # what they would answer now is of no use
+            self._collector_state.failed = True
+        self._save_or_warn()
+        saved = ""
+        if self.output_dir is not None:
+            saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
+        step = self.counters.agent_steps
+        raise CollectionError(
+            f"{where}{who} after agent step {step} ({summary(error)}){saved}."
+        ) from error
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """However the run ends: callbacks hear of it, and the environments are closed."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # asked twice: no step is waited for
+                kill_workers(self._collector_state.env)
+            with suppress(Exception):  # what ended the run is what is told
+                self.callbacks.on_end(self)
+            raise
+        else:
+            self.callbacks.on_end(self)
+            self.collector.shutdown()
+        finally:
+            self.collector.shutdown(raise_on_error=False)
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+
+def _is_due(interval: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``."""
+    return now // interval > before // interval
