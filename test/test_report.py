@@ -82,6 +82,23 @@ def test_a_reference_without_a_deviation_is_a_mean_alone(runs):
     assert rows[0]["reference"] == "other 981" and rows[0]["settings"] == "-"
 
 
+def test_a_run_on_several_tasks_is_a_run_on_each(tmp_path, capsys):
+    for seed in (1, 2):
+        folder = tmp_path / f"seed{seed}"
+        write_run(folder, seed, [], task="cup-catch+pendulum-spin", mode="offline")
+        lines = ["step,task,score,reward,seconds"]
+        for step in (100, 200):
+            lines += [f"{step},cup-catch,1,{step + seed},9", f"{step},pendulum-spin,1,{seed},9"]
+            lines.append(f"{step},all,1,,9")
+        (folder / "eval.csv").write_text("\n".join(lines) + "\n")
+    cup, pendulum = arms_of(find_runs([tmp_path]))
+    assert (cup.task, pendulum.task, len(cup.runs)) == ("cup-catch", "pendulum-spin", 2)
+    assert cup.at_steps("returns").tolist() == [[101, 201], [102, 202]]
+    assert pendulum.at_steps("returns").tolist() == [[1, 1], [2, 2]]
+    main([str(tmp_path), "--output", str(tmp_path / "report")])
+    assert "| cup-catch | - | 1, 2 | 200 updates | 201.5" in capsys.readouterr().out
+
+
 def test_what_cannot_be_reported_is_refused_in_a_sentence(runs, tmp_path):
     with pytest.raises(SystemExit, match="absent is no folder"):
         main([str(tmp_path / "absent")])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -19,6 +22,7 @@ from torchrl_tdmpc.envs import (
     make_env,
     make_task,
 )
+from torchrl_tdmpc.recording import OfflineRecord
 from torchrl_tdmpc.trainers import build_networks, evaluate
 
 TINY_MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
@@ -106,6 +110,39 @@ def test_evaluation_of_several_tasks_is_that_of_each(tasks):
         own = evaluate(policy, task, episodes=2, seed=5)
         assert own == [{k: v for k, v in row.items() if k != "task"} for row in rows[2 * i :][:2]]
         assert own[0]["return"] != own[1]["return"]
+
+
+class Reach(gymnasium.Env):
+    """Tells of its success in its third step, and of a force."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        info = {"reached": np.float64(self.steps == 3), "force": 2.0}
+        return np.zeros(1, np.float32), 0.0, False, False, info
+
+
+def test_success_is_told_of_the_tasks_that_know_it(tasks):
+    reach = make_task(Reach, episode_length=3, success_key="reached", extra_keys=["force"])
+    assert reach.extra_keys == ("force", "reached")
+    both = TaskSet("both", (reach, tasks.tasks[0]))
+    assert both.extra_keys == ("success",)
+    data = make_env(both.padded, num_envs=2).rollout(3, break_when_any_done=False)
+    success = data["next", "success"]
+    assert success[0].flatten().tolist() == [0, 0, 1] and success[1].isnan().all()
+    assert success.dtype == torch.float32 and "force" not in data["next"].keys()  # noqa: SIM118
+    rows = evaluate(None, both, episodes=1, seed=0)
+    assert rows[0]["success"] == 1 and math.isnan(rows[1]["success"])
+    found = OfflineRecord(both.tasks, [], extra=[*both.extra_names]).tasks_evaluated(0, rows)
+    assert found[0]["score"] == 100 and found[1]["score"] == rows[1]["return"] / 10
+    assert tasks.extra_keys == ()
 
 
 def test_a_planner_plans_for_all_tasks_at_once(tasks):

@@ -67,7 +67,7 @@ def load_official(
 
     Examples:
         >>> import tempfile
-        >>> from torchrl_tdmpc.modules import MODEL_SIZES
+        >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
         >>> loss = TDMPC2Loss(*make_networks((5,), 2, MODEL_SIZES[1]), discount=0.99)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_official(f"{folder}/agent.pt", loss)

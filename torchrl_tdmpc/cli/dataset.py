@@ -95,7 +95,7 @@ def histogram(values: Sequence[float], num_bins: int = 20) -> str:
 
     Examples:
         >>> histogram([0.0, 1.0, 1.1, 1.2, 3.0, 4.0], num_bins=4)
-        '▃█ ▅'
+        '▃█ ▆'
     """
     low, high = min(values), max(values)
     counts = [0] * num_bins

@@ -36,6 +36,7 @@ def make_task(
     pixels: bool = False,
     video: bool = False,
     extra_keys: Sequence[NestedKey] = (),
+    success_key: NestedKey | None = None,
 ) -> Task:
     """A task from any environment with a continuous, bounded action vector.
 
@@ -61,6 +62,8 @@ def make_task(
         extra_keys: further entries of the environment to carry into the replay and into the rows of
             episodes, one number each: of a Gymnasium environment's ``info`` (0 where a step has
             none), or of a TorchRL environment's ``observation_spec``.
+        success_key: a further such entry, which is 1 where the task was achieved: it gives the
+            score of several tasks.
 
     Returns:
         The task. One environment is built, and tried for a few steps.
@@ -81,6 +84,8 @@ def make_task(
         200
     """
     name = name or _name(source)
+    if success_key is not None:
+        extra_keys = list(dict.fromkeys([*extra_keys, success_key]))
     return build_task(
         functools.partial(
             _make_base, source, name, dict(kwargs or {}), pixels, video, tuple(extra_keys)
@@ -93,6 +98,7 @@ def make_task(
         observation_keys=observation_keys,
         pixels=pixels,
         extra_keys=extra_keys,
+        success_key=success_key,
     )
 
 

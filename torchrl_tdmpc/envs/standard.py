@@ -47,6 +47,7 @@ def build_task(
     observation_keys: Sequence[NestedKey] | None = None,
     pixels: bool = False,
     extra_keys: Sequence[NestedKey] = (),
+    success_key: NestedKey | None = None,
 ) -> Task:
     """The task that environments pose once they are made standard. One is built, tried and closed.
 
@@ -60,6 +61,7 @@ def build_task(
         observation_keys: see :func:`standardise`.
         pixels: see :func:`standardise`.
         extra_keys: see :func:`standardise`.
+        success_key: see :class:`~torchrl_tdmpc.envs.Task`; one of ``extra_keys``.
 
     Returns:
         The task.
@@ -115,6 +117,7 @@ def build_task(
         discount_cap=discount_cap,
         rho=rho,
         extra_keys=tuple(map(unravel_key, extra_keys)),
+        success_key=success_key if success_key is None else unravel_key(success_key),
     )
 
 

@@ -36,6 +36,8 @@ class Task:
         rho: decay of the weight of later steps in the rollout; published per suite.
         extra_keys: further entries that a step writes below ``"next"``, one number each: a
             ``success``. The replay stores them, and rows of episodes carry their last values.
+        success_key: the one of ``extra_keys`` that is 1 where the task was achieved; None where
+            returns alone tell.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Task:
     discount_cap: float = 0.995
     rho: float = 0.5
     extra_keys: tuple[NestedKey, ...] = ()
+    success_key: NestedKey | None = None
 
     @property
     def extra_names(self) -> dict[str, NestedKey]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ MT30 = (
     *("cheetah-run-front", "cheetah-run-back", "cheetah-jump", "hopper-hop-backwards"),
     *("reacher-three-easy", "reacher-three-hard", "cup-spin", "pendulum-spin"),
 )
+SUCCESS = "success"
 NOT_HERE = {"mw-": "Meta-World", "myo-": "MyoSuite", "ms-": "ManiSkill"}  # by the names' beginnings
 
 
@@ -95,9 +97,15 @@ class TaskSet:
 
     @property
     def extra_keys(self) -> tuple[NestedKey, ...]:
-        """The further entries that every task has."""
+        """The further entries that every task has, and ``success`` if any tells of it.
+
+        A task that does not tell has NaN there.
+        """
         first, *others = (task.extra_keys for task in self.tasks)
-        return tuple(key for key in first if all(key in keys for keys in others))
+        common = [key for key in first if all(key in keys for keys in others)]
+        if any(task.success_key is not None for task in self.tasks):
+            common.append(SUCCESS)
+        return tuple(dict.fromkeys(common))
 
     @property
     def extra_names(self) -> dict[str, NestedKey]:
@@ -179,6 +187,8 @@ def _load(name: str) -> Task:
 class Pad(Transform):
     """Widens observations by zeros, cuts actions, and writes the index of the task.
 
+    Further entries that other tasks lack are left out.
+
     Args:
         task: the task alone.
         index: of the task.
@@ -192,13 +202,21 @@ class Pad(Transform):
         self.own_action_dim, self.action_dim = task.action_dim, tasks.action_dim
         self.observation_dim = tasks.observation_shape[0]
         self.index = index
+        self.success_key = task.success_key
+        self.extra_keys = tasks.extra_keys
+        self.left_out = [key for key in task.extra_keys if key not in self.extra_keys]
 
     def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
         observation = next_tensordict["observation"]
         missing = self.observation_dim - observation.shape[-1]
         next_tensordict["observation"] = F.pad(observation, (0, missing))
         next_tensordict["task"] = torch.tensor([self.index])
-        return next_tensordict
+        if SUCCESS in self.extra_keys:
+            success = torch.tensor([math.nan])
+            if self.success_key is not None:
+                success = next_tensordict[self.success_key].float().reshape(1)
+            next_tensordict[SUCCESS] = success
+        return next_tensordict.exclude(*self.left_out)
 
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
@@ -215,6 +233,10 @@ class Pad(Transform):
         """The padded observation, and the task's index."""
         observation_spec["observation"] = Unbounded((self.observation_dim,))
         observation_spec["task"] = Unbounded((1,), dtype=torch.int64)
+        if SUCCESS in self.extra_keys:
+            observation_spec[SUCCESS] = Unbounded((1,))
+        for key in self.left_out:
+            del observation_spec[key]
         return observation_spec
 
     def transform_action_spec(self, action_spec: Composite) -> Composite:

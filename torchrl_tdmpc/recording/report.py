@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from torchrl_tdmpc.recording.tasks import ALL_TASKS
+
 __all__ = ["Arm", "Run", "arms_of", "find_runs", "plot_arms", "read_references", "table"]
 
 # Settings that say how a run is done or how long it goes, not what is learned
@@ -24,12 +26,12 @@ RESAMPLES = 2_000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its files tell.
+    """One run on one task, as its files tell; of a run on several tasks, what belongs to one.
 
     Attributes:
         folder: where they are.
         settings: of ``config.yaml``, flat: ``"env.task"`` and so on.
-        steps: environment steps at each evaluation.
+        steps: environment steps, or updates of an offline run, at each evaluation.
         returns: mean return of each evaluation.
         minutes: since the run began, at each evaluation.
     """
@@ -44,6 +46,11 @@ class Run:
     def task(self) -> str:
         """What was trained on."""
         return str(self.settings["env.task"])
+
+    @property
+    def unit(self) -> str:
+        """What its steps count."""
+        return "updates" if self.settings.get("mode") == "offline" else "environment steps"
 
 
 @dataclass(frozen=True)
@@ -100,23 +107,28 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
         for path in sorted(folder.rglob("config.yaml")):
             rows = _read(path.with_name("eval.csv")) if path.with_name("eval.csv").exists() else []
             if rows:
-                settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-                columns = {
-                    name: np.array([float(row[name]) for row in rows])
-                    for name in ("step", "reward", "seconds")
-                }
-                runs.append(
-                    Run(
-                        path.parent,
-                        dict(_flat(settings)),
-                        columns["step"].astype(int),
-                        columns["reward"],
-                        columns["seconds"] / 60,
-                    )
-                )
+                settings = dict(_flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+                runs += [
+                    _run(path.parent, settings | of_task, own) for of_task, own in _by_task(rows)
+                ]
     if not runs:
         raise FileNotFoundError("there is no run with an evaluation in these folders.")
     return runs
+
+
+def _by_task(rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list]]:
+    """The rows of each task, with the setting that names it; of one task, all of them."""
+    if "task" not in rows[0]:
+        return [({}, list(rows))]
+    tasks = dict.fromkeys(row["task"] for row in rows if row["task"] != ALL_TASKS)
+    return [({"env.task": task}, [row for row in rows if row["task"] == task]) for task in tasks]
+
+
+def _run(folder: Path, settings: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> Run:
+    steps, returns, seconds = (
+        np.array([float(row[name]) for row in rows]) for name in ("step", "reward", "seconds")
+    )
+    return Run(folder, settings, steps.astype(int), returns, seconds / 60)
 
 
 def arms_of(runs: Sequence[Run]) -> list[Arm]:
@@ -192,7 +204,7 @@ def table(
             "task": arm.task,
             "settings": arm.label or "-",
             "seeds": ", ".join(sorted(str(run.settings["seed"]) for run in arm.runs)),
-            "environment steps": f"{steps[-1]:,}",
+            "environment steps": f"{steps[-1]:,}{_unit_in_table(arm)}",
             "return": _with_interval(last),
             "area": _with_interval(arm.areas),
             "minutes": f"{arm.at_steps('minutes')[:, -1].mean():.0f}",
@@ -242,7 +254,8 @@ def plot_arms(
                     capsize=3,
                     label=reference["name"],
                 )
-        xlabel = "environment steps" if over == "steps" else "minutes"
+        units = dict.fromkeys(run.unit for arm in arms if arm.task == task for run in arm.runs)
+        xlabel = " or ".join(units) if over == "steps" else "minutes"
         panel.set(title=task, xlabel=xlabel, ylabel="return")
         panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.grid(alpha=0.3)
@@ -273,6 +286,12 @@ def _with_interval(values: np.ndarray) -> str:
     low, high = interval(values)
     shown = f"{values.mean():.1f}"
     return f"{shown} [{low:.1f}, {high:.1f}]" if len(values) > 1 else shown
+
+
+def _unit_in_table(arm: Arm) -> str:
+    """Behind a number of steps, unless they are environment steps, as the column says."""
+    unit = arm.runs[0].unit
+    return "" if unit == "environment steps" else f" {unit}"
 
 
 def _in_brackets(value: float) -> str:

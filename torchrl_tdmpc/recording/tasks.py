@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchrl_tdmpc.envs import Task
+from torchrl_tdmpc.envs.task_set import SUCCESS
 from torchrl_tdmpc.recording.progress import SECONDS_BETWEEN_LINES
 from torchrl_tdmpc.recording.rows import COST_COLUMNS, EVAL_COLUMNS, RunRecord
 
@@ -73,7 +74,7 @@ class OfflineRecord(RunRecord):
         for task in self.tasks:
             mine = [row for row in rows if row["task"] == task.name]
             returns = [row["return"] for row in mine]
-            success = [row["success"] for row in mine if "success" in row]
+            success = [row[SUCCESS] for row in mine if task.success_key is not None]
             row = self.evaluation(
                 step=step,
                 agent_steps=0,

@@ -24,6 +24,7 @@ from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
 from torchrl_tdmpc.trainers.patience import Patience
+from torchrl_tdmpc.trainers.schedule import is_due
 from torchrl_tdmpc.trainers.update import TDMPC2Update
 
 __all__ = ["EVALUATION_SEED", "OnlineLoop"]
@@ -96,7 +97,7 @@ class OnlineLoop:
                     self.evaluate()
                 if is_last or self.is_stopping:
                     break
-                if _is_due(self.checkpoint_interval, counters.saved, counters.agent_steps):
+                if is_due(self.checkpoint_interval, counters.saved, counters.agent_steps):
                     self._save_or_warn()
                 self.collect()
             self.save()
@@ -226,7 +227,7 @@ class OnlineLoop:
     def _is_evaluation_due(self, is_last: bool) -> bool:
         """At each interval and at the end, once."""
         evaluated, now = self.counters.evaluated, self.counters.agent_steps
-        due = _is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
+        due = is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
         return due and self.eval_episodes > 0 and not self.is_stopping
 
     def _on_evaluation_step(self) -> None:
@@ -294,8 +295,3 @@ class OnlineLoop:
     def _unlock(self) -> None:
         if self.lock is not None:
             self.lock.release()
-
-
-def _is_due(interval: int, before: int, now: int) -> bool:
-    """Whether a multiple of ``interval`` was reached after ``before`` and by ``now``."""
-    return now // interval > before // interval
