@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> None:
                 num_envs=config.eval.num_envs,
                 seed=config.seed + EVALUATION_SEED,
                 device=config.device,
-                memory=load_memory(path),
+                memory=load_memory(path, task),
                 on_step=on_step,
                 **recorder,
             )
@@ -256,9 +256,9 @@ def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2
     return make_planner(config, task, official.loss)
 
 
-def load_memory(path: Path) -> dict[str, Any] | None:
-    """What the run's first environment remembered across episodes, if it did."""
-    if is_official(path):
+def load_memory(path: Path, task: Task | TaskSet) -> dict[str, Any] | None:
+    """What the run's first environment remembered across episodes; None if nothing did."""
+    if is_official(path) or isinstance(task, TaskSet):  # which come without environments
         return None
     memory = SavedMemory()
     load_checkpoint(checkpoints(path), {"collector": memory})
