@@ -10,20 +10,26 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from dm_control import suite
 from tensordict import TensorDict
+from torchrl.collectors import Collector
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import (
+    Compose,
+    DMControlWrapper,
     EnvBase,
     GymWrapper,
     ObservationNorm,
+    RewardSum,
+    StepCounter,
     TransformedEnv,
     VecNorm,
     VecNormV2,
 )
 
 from torchrl_tdmpc import OnlineTrainer
-from torchrl_tdmpc.checkpoints import load_checkpoint, newest_checkpoint
-from torchrl_tdmpc.checkpoints.collector import SavedMemory
+from torchrl_tdmpc.checkpoints import CollectorState
+from torchrl_tdmpc.cli.evaluate import load_memory
 from torchrl_tdmpc.envs import env_memory, make_env, make_task, set_env_memory
 from torchrl_tdmpc.trainers import evaluate
 
@@ -241,6 +247,36 @@ def test_a_memory_is_not_given_to_environments_that_have_one():
         evaluate(None, env, episodes=1, seed=0, memory={})
 
 
+def test_a_task_of_the_suite_goes_on_with_its_statistics():
+    """Its state is put back in the middle of an episode, and what normalises it too."""
+
+    def make():
+        base = DMControlWrapper(suite.load("cartpole", "balance"))
+        return TransformedEnv(base, VecNormV2(in_keys=["position", "velocity"], decay=0.9))
+
+    task = make_task(make, name="cart", episode_length=8)
+
+    def begin(seed):
+        env = TransformedEnv(make_env(task, seed=seed), Compose(RewardSum(), StepCounter()))
+        return Collector(env, None, frames_per_batch=1, total_frames=-1)
+
+    def steps(collector, number):
+        return torch.cat([next(iter(collector)) for _ in range(number)], -1)
+
+    first, second = begin(1), begin(2)
+    steps(first, 12)
+    state = CollectorState(first).state_dict()
+    steps(second, 3)
+    CollectorState(second).load_state_dict(state)
+    found = []
+    for collector in (first, second):
+        torch.manual_seed(0)
+        found.append(steps(collector, 3)["next", "observation"])
+    assert torch.equal(*found)
+    for collector in (first, second):
+        collector.shutdown()
+
+
 # ------------------------------------------------------------------ runs
 
 
@@ -265,12 +301,11 @@ def test_a_run_evaluates_with_the_statistics_of_training_and_resumes_with_them(t
 
     keep = Keep()
     train(tmp_path, eval_episodes=2, callbacks=[keep])
-    saved = SavedMemory()
-    load_checkpoint(newest_checkpoint(tmp_path / "checkpoints"), {"collector": saved})
-    assert counts([saved.first]) == [20]
+    memory = load_memory(tmp_path)  # as tdmpc2-evaluate does
+    assert counts([memory]) == [20]
     task = make_task(in_gymnasium, name="still", episode_length=LENGTH)
-    rows = evaluate(None, task, episodes=2, seed=1, memory=saved.first)
-    assert keep.row["reward"] == pytest.approx(np.mean([row["return"] for row in rows]), rel=0.05)
+    rows = evaluate(None, task, episodes=2, seed=1, memory=memory)
+    assert keep.row["reward"] == pytest.approx(np.mean([row["return"] for row in rows]))
     afresh = evaluate(None, task, episodes=2, seed=1)
     assert afresh[0]["return"] > 1.5 * rows[0]["return"]
     resumed = train(tmp_path, steps=60, resume="auto")
