@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import multiprocessing
+import signal
 import time
 import traceback
 
@@ -160,6 +162,34 @@ def test_waiting_is_said(monkeypatch, capsys):
     with pytest.raises(CollectionError, match="no answer within"):
         trainer.train()
     assert "waiting for the environments for 0.01 seconds" in capsys.readouterr().out
+
+
+def test_a_plan_that_takes_long_is_not_waited_for(tmp_path):
+    """A compilation on a busy machine is no environment that hangs."""
+    trainer = make(tmp_path, ContinuousActionVecMockEnv, eval_episodes=1, eval_interval=16)
+    plans = []
+
+    def think(planner, tensordict):
+        plans.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return _plan(tensordict)
+
+    _plan = trainer.planner.forward
+    trainer.planner.forward = functools.partial(think, trainer.planner)
+    waited = []
+    trainer.callbacks.append(OnStep(lambda: waited.append(signal.getitimer(signal.ITIMER_REAL)[0])))
+    trainer.train()
+    assert len(plans) == 8 + 4 and set(plans) == {0.0}  # after the random warm-up, and evaluated
+    assert len(waited) == 4 and min(waited) > 0  # the clock goes on with the environment
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert not trainer.planner._forward_hooks and not trainer.planner._forward_pre_hooks
+
+
+class OnStep:
+    def __init__(self, call):
+        self.call = call
+
+    def on_evaluation_step(self, trainer):
+        self.call()
 
 
 class StartsSlowly(ContinuousActionVecMockEnv):

@@ -200,6 +200,21 @@ def test_in_another_thread_nothing_is_interrupted():
     assert not errors
 
 
+class Frees:
+    """Takes long to be freed, where Python drops errors."""
+
+    def __del__(self):
+        time.sleep(0.1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_error_that_python_drops_comes_again(monkeypatch):
+    monkeypatch.setattr("torchrl_tdmpc.trainers.patience.SECONDS_TO_REPEAT", 0.01)
+    with Patience(0.01) as patience, pytest.raises(TimeoutError), patience.waiting():
+        Frees()
+        until(lambda: False, "nothing rings again")
+
+
 def test_nothing_rings_after_an_answer():
     with Patience(1000) as patience:
         for _ in range(5):

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
             patience.begin()
             bar.update()
 
-        with bar, naming("eval"), patience, patience.waiting():
+        with bar, naming("eval"), patience, patience.waiting(planner):
             rows = evaluate(
                 planner,
                 task,

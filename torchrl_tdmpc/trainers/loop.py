@@ -120,7 +120,7 @@ class OnlineLoop:
         if self.lock is not None:
             self.lock.refuse_deleted()
         try:
-            with self.patience.waiting():
+            with self.patience.waiting(self.planner):
                 self._collected = self._collected or iter(self.collector)
                 data = next(self._collected)
         except Exception as error:
@@ -145,7 +145,7 @@ class OnlineLoop:
     def evaluate(self) -> None:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
         try:
-            with self.record.pause(), self.patience.waiting():
+            with self.record.pause(), self.patience.waiting(self.planner):
                 memories = self._collector_state.memory
                 rows = evaluate(
                     self.planner,

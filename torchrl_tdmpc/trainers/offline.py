@@ -228,7 +228,7 @@ class OfflineTrainer:
     def evaluate(self) -> None:
         """Evaluate every task without exploring, unless the run is asked to end meanwhile."""
         try:
-            with self.record.pause(), self.patience.waiting():
+            with self.record.pause(), self.patience.waiting(self.planner):
                 rows = evaluate(
                     self.planner,
                     self.task,

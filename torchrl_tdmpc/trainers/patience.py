@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from torch import nn
+
 __all__ = ["Patience"]
 
 SECONDS_BETWEEN_CALLS = 60.0
+SECONDS_TO_REPEAT = 1.0
 
 
 class Patience:
@@ -61,24 +64,38 @@ class Patience:
             self._is_active = False
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, policy: nn.Module | None = None) -> Iterator[None]:
         """Surround a call that may hang.
+
+        Args:
+            policy: acts within the call. Its own time does not count: a first plan compiles, which
+                takes minutes on a busy machine.
 
         Raises:
             TimeoutError: it took longer than ``seconds``.
         """
+        hooks = []
+        if policy is not None:
+            hooks.append(policy.register_forward_pre_hook(lambda *_: self.end()))
+            hooks.append(policy.register_forward_hook(lambda *_: self.begin()))
         self.begin()
         try:
             yield
         finally:
-            if self._is_active:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            self.end()
+            for hook in hooks:
+                hook.remove()
 
     def begin(self) -> None:
         """Begin to wait, or begin again because there was an answer."""
         self._waited = 0.0
         if self._is_active:
             signal.setitimer(signal.ITIMER_REAL, self._next)
+
+    def end(self) -> None:
+        """Wait no longer."""
+        if self._is_active:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     @property
     def _next(self) -> float:
@@ -90,6 +107,8 @@ class Patience:
     def _ring(self, number: int, frame: FrameType | None) -> None:
         self._waited += self._next
         if self.seconds is not None and self._waited >= self.seconds:
+            # Again soon: Python drops an error that comes while it frees an object
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_REPEAT)
             raise TimeoutError(f"no answer within the env_timeout of {self.seconds:g} seconds")
         self.on_wait(self._waited)
         signal.setitimer(signal.ITIMER_REAL, self._next)
