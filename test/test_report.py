@@ -7,7 +7,14 @@ import pytest
 import yaml
 
 from torchrl_tdmpc.cli.report import main
-from torchrl_tdmpc.recording.report import arms_of, find_runs, interval, read_references, table
+from torchrl_tdmpc.recording.report import (
+    arms_of,
+    find_runs,
+    interval,
+    plot_arms,
+    read_references,
+    table,
+)
 
 
 def write_run(folder, seed, returns, *, task="walker-walk", steps=(100, 200, 400), **further):
@@ -80,6 +87,23 @@ def test_a_reference_without_a_deviation_is_a_mean_alone(runs):
         {"cup-catch": [{"name": "other", "step": 400.0, "mean": 981.0, "std": float("nan")}]},
     )
     assert rows[0]["reference"] == "other 981" and rows[0]["settings"] == "-"
+
+
+def test_a_plot_shows_each_reference_with_its_deviation(runs, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.errorbar",
+        lambda panel, step, mean, error, **style: drawn.append((step, mean, error, style["label"])),
+    )
+    cup = [
+        {"name": "official", "step": 400.0, "mean": 981.0, "std": 7.0},
+        {"name": "other", "step": 300.0, "mean": 970.0, "std": float("nan")},
+    ]
+    arms = arms_of(find_runs([runs / "c"]))
+    plot_arms(arms, {"cup-catch": cup}, runs / "plot.png")
+    assert drawn == [(400, 981, 7, "official"), (300, 970, None, "other")]
+    plot_arms(arms, {"cup-catch": cup}, runs / "plot.png", over="minutes")
+    assert len(drawn) == 2  # references have no minutes
 
 
 def test_a_run_on_several_tasks_is_a_run_on_each(tmp_path, capsys):
