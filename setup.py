@@ -1,6 +1,17 @@
 """Packaging of torchrl_tdmpc: ranges here, the versions it was tested with in constraints.txt."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+# Read, not imported: the import would need torch.
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"',
+    (ROOT / "torchrl_tdmpc/__init__.py").read_text("utf-8"),
+    re.MULTILINE,
+)[1]
 
 # dm-control breaks on mujoco 4, which pip would pick by itself.
 MUJOCO = "mujoco>=3.17,<4"
@@ -34,12 +45,23 @@ TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO, *SWEEP]
 
 setup(
     name="torchrl_tdmpc",
-    version="0.1.0",
+    version=VERSION,
     description="TD-MPC2 as TorchRL parts: world model, losses, planner and a training example.",
-    license="MIT",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="torchrl_tdmpc contributors",
+    keywords=[
+        *("reinforcement learning", "model-based reinforcement learning", "world model"),
+        *("model predictive control", "TD-MPC2", "TorchRL"),
+    ],
+    license_expression="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["torchrl_tdmpc", "torchrl_tdmpc.*"]),
-    package_data={"torchrl_tdmpc.cli": ["config/*.yaml", "config/ablation/*.yaml"]},
+    package_data={
+        "torchrl_tdmpc": ["py.typed"],
+        "torchrl_tdmpc.cli": ["config/*.yaml", "config/ablation/*.yaml"],
+    },
     entry_points={
         "console_scripts": [
             "tdmpc2-train=torchrl_tdmpc.cli:tdmpc2_train",
@@ -69,7 +91,7 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
@@ -77,5 +99,6 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

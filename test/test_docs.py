@@ -10,7 +10,7 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIG = yaml.safe_load((ROOT / "torchrl_tdmpc/cli/config/tdmpc2_multigamma.yaml").read_text())
 for hydra in ("defaults", "hydra"):  # settings of Hydra itself
     CONFIG.pop(hydra)

@@ -1,16 +1,23 @@
-"""What setup.py, constraints.txt and the pages say of Python versions and of dm_control."""
+"""What the distributions hold; what setup.py, constraints.txt and the pages say of versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
+from email import message_from_string
 
 import pytest
 import setuptools  # noqa: F401  (on Python 3.12 and later it brings distutils)
+import yaml
 from packaging.requirements import Requirement
 from test_docs import PAGES, ROOT
 
+import torchrl_tdmpc
 from torchrl_tdmpc.envs.dmcontrol import install_command
 
 
@@ -84,3 +91,76 @@ def test_every_package_has_one_version_on_each_python(project, versions):
         assert len(set(pins)) == len(pins), version
         wanted = requirements(project.extras_require["test"] + project.install_requires, version)
         assert wanted.keys() <= set(pins)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The source distribution of a copy of the tree, unpacked, and the wheel made from that."""
+    folder = tmp_path_factory.mktemp("built")
+    mess = shutil.ignore_patterns(
+        *(".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__"),
+        *("outputs", "wandb", "build", "dist", "*.egg-info"),
+    )
+    shutil.copytree(ROOT, folder / "tree", ignore=mess)
+    (sdist,) = build("sdist", folder / "tree", folder / "sdist")
+    with tarfile.open(sdist) as file:
+        file.extractall(folder, filter="data")
+    (source,) = folder.glob("torchrl_tdmpc-*/")
+    (wheel,) = build("wheel", source, folder / "wheel")
+    return source, wheel
+
+
+def build(kind, source, output):
+    """Call setuptools as a build front end does, without a network."""
+    output.mkdir()
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(output)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    return output.iterdir()
+
+
+def packaged_files(folder):
+    """What a user needs of the package: modules, configurations, the mark that it has types."""
+    paths = [
+        path for path in (folder / "torchrl_tdmpc").rglob("*") if "__pycache__" not in path.parts
+    ]
+    return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+
+
+def test_the_wheel_holds_every_file_of_the_package(built):
+    _, wheel = built
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+    expected = packaged_files(ROOT)
+    assert {"torchrl_tdmpc/py.typed", "torchrl_tdmpc/cli/config/ablation/A0.yaml"} < expected
+    assert {name for name in names if ".dist-info/" not in name} == expected
+
+
+def test_the_wheel_says_what_it_is(built):
+    _, wheel = built
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = message_from_string(file.read(name).decode("utf-8"))
+    assert metadata["Version"] == torchrl_tdmpc.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert metadata["License-Expression"] == citation["license"]
+    assert metadata["License-File"] == "LICENSE"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text("utf-8").strip()
+
+
+def test_the_source_distribution_holds_examples_tests_and_pages(built):
+    source, _ = built
+    for folder in ("docs", "examples", "test"):
+        ours = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.[mnp]*")}
+        ours = {path for path in ours if "__pycache__" not in path.parts}
+        assert ours and all((source / path).exists() for path in ours), folder
+    at_the_top = ["CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile"]
+    assert all((source / name).exists() for name in [*at_the_top, "constraints.txt"])
+
+
+def test_one_version_is_named_everywhere(project):
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    newest = re.search(r"^## \[(\d[^]]*)\]", changes, re.MULTILINE)[1]
+    named = [project.get_version(), citation["version"], newest]
+    assert named == [torchrl_tdmpc.__version__] * 3

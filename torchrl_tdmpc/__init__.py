@@ -24,6 +24,8 @@ from torchrl_tdmpc.trainers import (
     load_agent,
 )
 
+__version__ = "0.1.0"  # CITATION.cff and CHANGELOG.md repeat it, and a test compares them
+
 __all__ = [
     "Agent",
     "AuxiliaryValueHeads",

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.checkpoints import ReplayLog, find_checkpoint, load_checkpoint, read_metadata
+from torchrl_tdmpc.cli.help import DATASET_EXAMPLES
 from torchrl_tdmpc.cli.parts import make_replay
 from torchrl_tdmpc.cli.report import markdown
 from torchrl_tdmpc.cli.settings import resolve
@@ -133,21 +134,34 @@ def as_names(tasks: str) -> str | list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``tdmpc2-dataset``."""
-    parser = argparse.ArgumentParser(prog="tdmpc2-dataset", description="Episodes on disk.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("export", help="write the episodes of a run as a data set")
-    command.add_argument("run", help="a run's folder, or one of its checkpoints")
-    command.add_argument("folder", help="where to write the data set")
-    command = commands.add_parser("show", help="print what is in a data set")
+    parser = argparse.ArgumentParser(
+        prog="tdmpc2-dataset",
+        description="Write, print, join and split data sets of stored episodes.",
+        epilog=DATASET_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=summary)
+
+    command = add("export", "Write the finished episodes of a run as a data set.")
+    command.add_argument("run", help="the run's folder, or one of its checkpoints")
+    command.add_argument("folder", help="the data set to write")
+    command = add("show", "Print tasks, episodes, lengths and returns of a data set.")
     command.add_argument("folder", help="the data set")
-    command = commands.add_parser("join", help="write several data sets as one of several tasks")
-    command.add_argument("sources", nargs="+", metavar="folder", help="the data sets")
-    command.add_argument("--to", required=True, help="where to write the one")
-    command.add_argument("--steps", type=int, help="take episodes of so many agent steps alone")
-    command = commands.add_parser("split", help="write each task of a data set by itself")
-    command.add_argument("source", help="the data set")
-    command.add_argument("folder", help="where to write a folder for each task")
-    command.add_argument("--tasks", help="mt30, or names by index, if the data set has none")
+    command = add("join", "Write several data sets as one data set of several tasks.")
+    command.add_argument("sources", nargs="+", metavar="folder", help="the data sets to join")
+    command.add_argument("--to", required=True, help="the data set to write")
+    command.add_argument(
+        "--steps", type=int, help="take only the episodes of this many agent steps"
+    )
+    command = add("split", "Write each task of a data set into a folder of its own.")
+    command.add_argument("source", help="the data set to split")
+    command.add_argument("folder", help="the folder that gets a data set for each task")
+    command.add_argument(
+        "--tasks", help="mt30, or NAME,NAME,...: names by index, if the data set has none"
+    )
     given = vars(parser.parse_args(arguments))
     try:
         {"export": export, "show": show, "join": join, "split": split}[given.pop("command")](

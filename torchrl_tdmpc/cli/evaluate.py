@@ -26,6 +26,7 @@ from tqdm import tqdm
 from torchrl_tdmpc.checkpoints import SavedMemory, load_checkpoint, load_official
 from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.cli.failures import in_one_sentence
+from torchrl_tdmpc.cli.help import asks_for_help, evaluate_help
 from torchrl_tdmpc.cli.modes import resolve_run
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
 from torchrl_tdmpc.cli.settings import default_settings, naming, refuse_unknown_keys
@@ -39,8 +40,8 @@ NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published fi
 
 def run(arguments: list[str]) -> None:
     """Evaluate, print every episode, and say where the video is."""
-    if {"-h", "--help"} & {*arguments}:
-        print(__doc__)
+    if asks_for_help(arguments):
+        print(evaluate_help())
         return
     warnings.filterwarnings("ignore", message="No target network updater")
     with in_one_sentence():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from torchrl_tdmpc.cli.help import REPORT_EXAMPLES
 from torchrl_tdmpc.recording.report import arms_of, find_runs, plot_arms, read_references, table
 
 
@@ -24,10 +25,26 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``tdmpc2-report``."""
-    parser = argparse.ArgumentParser(prog="tdmpc2-report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="tdmpc2-report",
+        description="Compare finished or running training runs: write a table and two plots.",
+        epilog=REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folders", nargs="+", help="runs, or folders that hold runs")
-    parser.add_argument("--references", help="CSV file: task, step, mean, std, name")
-    parser.add_argument("--output", default=".", help="folder for report.md and the plots")
+    parser.add_argument(
+        "--references",
+        metavar="CSV",
+        help="file with results to draw beside them; columns: task, step (environment steps), "
+        "mean, std, name",
+    )
+    parser.add_argument(
+        "--output",
+        default=".",
+        metavar="FOLDER",
+        help="where report.md, returns_over_steps.png and returns_over_minutes.png are written "
+        "(default: the current folder)",
+    )
     given = parser.parse_args(arguments)
     try:
         arms = arms_of(find_runs(given.folders))

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl_tdmpc.checkpoints import find_checkpoint
 from torchrl_tdmpc.cli import sweeps
 from torchrl_tdmpc.cli.failures import in_one_sentence, wants_traceback
+from torchrl_tdmpc.cli.help import asks_for_help, train_help
 from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
 from torchrl_tdmpc.cli.parts import make_trainer
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, why_not_compiled
@@ -168,6 +169,9 @@ def main(compose: Compose = make_trainer) -> None:
     Args:
         compose: see :func:`train`.
     """
+    if asks_for_help(sys.argv[1:]):
+        print(train_help())
+        return
     warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
     logging.getLogger("torchrl").setLevel(logging.WARNING)
 
