@@ -219,6 +219,11 @@ ROWS = {
             lambda run: run.trainer.collector.init_random_frames,
             lambda run: min(run.updates_at),
         ),
+        "train.utd": (
+            0.5,
+            lambda run: run.trainer.counters.utd,
+            lambda run: len(run.updates_at) / EXPECTED["train.steps"],
+        ),
         "train.batch_size": (6, lambda run: run.trainer.replay.sample().shape[0]),
         "train.lr": (
             0.002,

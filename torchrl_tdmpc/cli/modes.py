@@ -34,7 +34,14 @@ ONLINE = (
     *("env.backend", "env.pixels", "env.num_envs", "env.workers", "env.episode_length"),
     *("env.action_repeat", "env.observation_keys", "env.kwargs"),
     "env.extra_keys",
-    *("train.seed_steps", "replay.load", "replay.capacity", "replay.device", "eval.video"),
+    *(
+        "train.seed_steps",
+        "train.utd",
+        "replay.load",
+        "replay.capacity",
+        "replay.device",
+        "eval.video",
+    ),
 )
 OFFLINE = ("data", "env.tasks", "model.task_dim")
 RHO = 0.5  # published for several tasks, of whatever suites

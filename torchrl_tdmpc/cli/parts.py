@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 
+@naming("train", "env")
 def make_trainer(config: DictConfig, task: Task) -> OnlineTrainer:
     """The trainer of a settled configuration, with every part made."""
     seed_generators(config.seed)
@@ -56,6 +57,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "output_dir": config.output_dir,
         "steps": config.train.steps,
         "seed_steps": config.train.seed_steps,
+        "utd": config.train.utd,
         "num_envs": config.env.num_envs,
         "workers": config.env.workers,
         "env_timeout": config.env.timeout,

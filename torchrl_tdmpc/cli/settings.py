@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from tensordict import NestedKey
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
-from torchrl_tdmpc.envs import WORKERS, Task, load_task
+from torchrl_tdmpc.envs import WORKERS, Task, load_task, resolve_num_envs
 from torchrl_tdmpc.modules import missing_for_compilation
 from torchrl_tdmpc.planners import default_iterations
 from torchrl_tdmpc.recording import check_backend, check_video
@@ -37,6 +37,7 @@ LEAST = {
 MOST = {
     "seed": 4_000_000_000,  # NumPy's generators take 2 ** 32; evaluations add a million
     "env.num_envs": 10_000,
+    "train.utd": 1_000,
     "eval.episodes": 10_000,
     "multi_gamma.log_num_examples": 1_000_000,
 }
@@ -98,6 +99,10 @@ KINDS = {
         ),
     ),
     "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
+    "env.num_envs": (
+        "auto or a whole number",
+        lambda value: value == "auto" or type(value) is int,
+    ),
     "env.timeout": (
         "null or a number of seconds, more than 0",
         lambda value: value is None or (type(value) in (int, float) and value > 0),
@@ -105,6 +110,10 @@ KINDS = {
     "train.seed_steps": (
         "auto or a whole number",
         lambda value: value == "auto" or type(value) is int,
+    ),
+    "train.utd": (
+        "a number, more than 0",
+        lambda value: type(value) in (int, float) and value > 0,
     ),
     "logger.entity": ("null or a word", lambda value: value is None or isinstance(value, str)),
     "logger.id": ("a word", lambda value: isinstance(value, str)),
@@ -163,10 +172,13 @@ def resolve(config: DictConfig) -> tuple[DictConfig, Task]:
             pixels=env.pixels,
             video=config.eval.video,
         )
+        num_envs = resolve_num_envs(task, None if env.num_envs == "auto" else env.num_envs)
+    resolve_num_envs(task, config.eval.num_envs, "eval.num_envs")
     automatic = {
         "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "train.seed_steps": seed_steps(task.episode_length, config.env.num_envs),
+        "env.num_envs": num_envs,
+        "train.seed_steps": seed_steps(task.episode_length, num_envs),
         "env.episodic": task.episodic,
         "loss.discount": discount_heuristic(task.episode_length, task.discount_cap),
         "loss.rho": task.rho,
@@ -222,10 +234,10 @@ def check_ranges(config: DictConfig) -> None:
     """
     for key, least in LEAST.items():
         value = OmegaConf.select(config, key)
-        if value is not None and value < least:
+        if value not in (None, "auto") and value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}.")
     for key, most in MOST.items():
-        if (value := OmegaConf.select(config, key)) > most:
+        if (value := OmegaConf.select(config, key)) != "auto" and value > most:
             raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
 
 

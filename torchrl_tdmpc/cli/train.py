@@ -117,9 +117,9 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> Trainer:
     if chooses_compile and config.compile == "off":
         print(f"not compiled: {why_not_compiled(config)}")
     torch.set_num_threads(config.threads)
-    if config.env.num_envs > 1:
-        print(f"starting {config.env.num_envs} environments", flush=True)
     is_offline = isinstance(task, TaskSet)
+    if not is_offline and config.env.num_envs > 1:
+        print(f"starting {config.env.num_envs} environments", flush=True)
     trainer = make_offline_trainer(config, task) if is_offline else compose(config, task)
     if is_auto and find_checkpoint("auto", trainer.output_dir) != trainer.resume:
         raise FileExistsError(

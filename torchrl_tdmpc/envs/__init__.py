@@ -16,7 +16,7 @@ from torchrl_tdmpc.envs.state import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.envs.task import Task, names_of, unknown
+from torchrl_tdmpc.envs.task import Task, names_of, resolve_num_envs, unknown
 from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
 from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
@@ -47,6 +47,7 @@ __all__ = [
     "names_of",
     "refuse_rendering",
     "render",
+    "resolve_num_envs",
     "seed_generators",
     "set_env_memory",
     "set_env_state",

@@ -37,25 +37,26 @@ class CheckedEnv(TransformedEnv):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action")
-        # NaN fails this comparison too
-        if not all(-BOUND <= number <= BOUND for number in action.tolist()):
-            raise NonFiniteError(
-                f"task {self.task_name!r} was given the action {action.tolist()}; it must be "
-                "finite and in [-1, 1]."
+        if not _is_within(action):
+            where = _first_wrong(action.abs() <= BOUND, self.batch_dims)
+            raise self._at(
+                where,
+                f"task {self.task_name!r} was given the action {action[where].tolist()}; it must "
+                "be finite and in [-1, 1].",
             )
         data = super()._step(tensordict)
         self._check_observation(data, "step()")
         reward = data.get("reward")
-        if reward.shape != (1,):
-            if reward.numel() != 1:
+        if reward.shape != (*self.batch_size, 1):
+            if reward.numel() != self.batch_size.numel():
                 raise breach(
                     self.task_name, "a reward must be one number", f"it is {described(reward)}"
                 )
-            data.set("reward", reward := reward.reshape(1))
+            data.set("reward", reward := reward.reshape(*self.batch_size, 1))
         if reward.dtype != torch.float32:
             data.set("reward", reward := reward.float())
-        if not math.isfinite(reward.item()):
-            raise self._not_finite("reward", "step()")
+        if not _is_finite(reward):
+            raise self._not_finite("reward", reward, "step()")
         if self.limit is not None:
             self.limit.count(data)
         return data
@@ -90,17 +91,37 @@ class CheckedEnv(TransformedEnv):
         if observation.dtype != torch.float32:
             data.set("observation", observation := observation.float())
         if not _is_finite(observation):
-            raise self._not_finite("observation", by)
+            raise self._not_finite("observation", observation, by)
 
-    def _not_finite(self, key: str, by: str) -> NonFiniteError:
-        return NonFiniteError(
-            f"task {self.task_name!r} gives NaN or infinity as its {key} by {by}."
+    def _not_finite(self, key: str, value: Tensor, by: str) -> NonFiniteError:
+        return self._at(
+            _first_wrong(value.isfinite(), self.batch_dims),
+            f"task {self.task_name!r} gives NaN or infinity as its {key} by {by}.",
         )
 
+    def _at(self, where: tuple[int, ...], message: str) -> NonFiniteError:
+        """An error that carries the number of its environment, where there is a batch of them."""
+        error = NonFiniteError(message)
+        if where:
+            (error.environment,) = where
+        return error
 
-def _is_finite(observation: Tensor) -> bool:
-    """Whether every number of a float32 vector is finite, which their sum tells fast."""
-    if observation.numel() <= FEW:
-        return math.isfinite(sum(observation.tolist()))
+
+def _first_wrong(is_right: Tensor, batch_dims: int) -> tuple[int, ...]:
+    """The place in the batch of the first environment that has a wrong number; () without batch."""
+    return tuple((~is_right).nonzero()[0, :batch_dims].tolist())
+
+
+def _is_within(action: Tensor) -> bool:
+    """Whether every number is in [-1, 1]; NaN is not."""
+    if action.numel() <= FEW:
+        return all(-BOUND <= number <= BOUND for number in action.flatten().tolist())
+    return bool((action.abs() <= BOUND).all())
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether every number of a float32 tensor is finite, which their sum tells fast."""
+    if values.numel() <= FEW:
+        return math.isfinite(sum(values.flatten().tolist()))
     # In float32 the sum may be infinite where the numbers are not
-    return math.isfinite(observation.sum().item()) or bool(observation.isfinite().all())
+    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())

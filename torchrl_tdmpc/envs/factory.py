@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import NestedKey
-from torchrl.envs import EnvBase
+from torchrl.envs import DeviceCastTransform, EnvBase
 
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.generic import function_task, gym_task
-from torchrl_tdmpc.envs.task import Task, unknown
+from torchrl_tdmpc.envs.task import Task, resolve_num_envs, unknown
 from torchrl_tdmpc.envs.workers import ProcessEnv, serial_env
 
 BACKENDS = {"dmcontrol": dmcontrol_task, "gym": gym_task, "function": function_task}
@@ -75,7 +75,7 @@ def load_task(
 def make_env(
     task: Task | Sequence[Task],
     *,
-    num_envs: int = 1,
+    num_envs: int | None = None,
     seed: int | Sequence[int] = 0,
     device: torch.device | str = "cpu",
     workers: str = "serial",
@@ -89,9 +89,11 @@ def make_env(
     Args:
         task: what to pose, from :func:`load_task`; or a task for each environment, which must look
             alike, as those of ``TaskSet.padded`` do.
-        num_envs: number of environments N.
+        num_envs: number of environments N; None takes 1, or as many as a batch of the task has.
+            Environments that are a batch by nature are all seeded by one seed, draw from one
+            generator, and run in this process.
         seed: at least 0; equal seeds give equal initial states. Or the ``num_envs`` seeds of
-            :func:`env_seeds` themselves.
+            :func:`env_seeds` themselves (one for environments that are a batch).
         device: where observations and rewards appear.
         workers: ``"serial"`` steps the environments one after the other, ``"process"`` each
             in a process of its own, which a script must then start under
@@ -104,13 +106,16 @@ def make_env(
 
     Raises:
         ValueError: if ``num_envs`` is less than 1 or more than 10,000, ``seed`` less than
-            0, or ``workers`` unknown.
+            0, ``workers`` unknown, or one of them does not fit environments that are a batch.
 
     Examples:
         >>> env = make_env(load_task("dmcontrol", "walker-stand"), num_envs=2, seed=1)
         >>> env.rollout(5)["next", "observation"].shape
         torch.Size([2, 5, 24])
     """
+    if isinstance(task, Task) and task.num_envs is not None:
+        return _make_batch(task, num_envs, seed, device, workers)
+    num_envs = 1 if num_envs is None else num_envs
     if num_envs < 1:
         raise ValueError(f"num_envs {num_envs} is too few; choose at least 1.")
     if num_envs > 10_000:
@@ -123,10 +128,36 @@ def make_env(
     tasks = num_envs * [task] if isinstance(task, Task) else task
     if len(tasks) != num_envs:
         raise ValueError(f"task has {len(tasks)} tasks for {num_envs} environments.")
+    if batches := [task.name for task in tasks if task.num_envs is not None]:
+        raise ValueError(
+            f"task has {batches[0]!r}, whose environments are a batch; give it without a list."
+        )
     makes = [task.make for task in tasks]
     if workers == "serial":
         return serial_env(makes, seeds, device)
     return ProcessEnv(makes=makes, seeds=seeds, device=device)
+
+
+def _make_batch(
+    task: Task,
+    num_envs: int | None,
+    seed: int | Sequence[int],
+    device: torch.device | str,
+    workers: str,
+) -> EnvBase:
+    """The environments of a task that are a batch by nature, where the agent is."""
+    num_envs = resolve_num_envs(task, num_envs)
+    if workers != "serial":
+        raise ValueError(
+            f"workers is {workers!r}, but the environments of task {task.name!r} are one batch in "
+            "this process; choose serial."
+        )
+    (place,) = env_seeds(seed, 1) if isinstance(seed, int) else seed
+    env = task.make(place)
+    if env.device != torch.device(device):
+        env = env.append_transform(DeviceCastTransform(device, env.device))
+    env.ready = torch.ones(num_envs, dtype=torch.uint8)
+    return env
 
 
 def env_seeds(seed: int, num_envs: int) -> list[int]:

@@ -44,8 +44,9 @@ def make_task(
     episode that ends without ``truncated`` has terminated, as everywhere in TorchRL.
 
     Args:
-        source: a TorchRL environment without batch dimensions (it is copied), a Gymnasium id, or a
-            function that returns one of them or a Gymnasium environment. A class of environments is
+        source: a TorchRL environment (it is copied), a Gymnasium id, or a function that returns one
+            of them or a Gymnasium environment. Of batch size ``[N]``, it is N environments, which
+            must reset those that are asked for alone (``_reset``). A class of environments is
             such a function. What is returned is seeded with ``set_seed``; one that draws from the
             global generator of torch, NumPy or Python all the same shares it with the agent.
         name: for messages and titles; None takes the id or the function's name.

@@ -78,3 +78,32 @@ class Limit:
             f"after {steps} agent steps; choose {steps}, or change the limit that the environment "
             "has of its own."
         )
+
+
+class BatchLimit(Limit):
+    """The same of a batch of environments, whose steps the transform that truncates counts.
+
+    Args:
+        name: the task's name, for the messages.
+        steps: the limit that was asked for, in agent steps.
+    """
+
+    def __init__(self, name: str, steps: int):
+        super().__init__(name, steps, is_declared=False)
+
+    def count(self, data: TensorDictBase) -> None:
+        """Compare the episodes that a step truncates, until one was as long as it had to be.
+
+        Args:
+            data: what the step gave: the flags ``done`` and ``terminated``, and ``_step_count``,
+                each ``[N, 1]``.
+
+        Raises:
+            ValueError: an environment truncated its episode elsewhere.
+        """
+        if self.has_held:
+            return
+        lengths = data.get("_step_count")[data.get("done") & ~data.get("terminated")]
+        if lengths.numel() and (steps := int(lengths.min())) < self.steps:
+            raise ValueError(self._early(steps))
+        self.has_held = bool(lengths.numel())

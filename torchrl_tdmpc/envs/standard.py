@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
+from torch import Tensor
 from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.envs import (
     ActionScaling,
@@ -25,7 +26,8 @@ from torchrl.envs.utils import step_mdp
 
 from torchrl_tdmpc.envs.border import declare, guard
 from torchrl_tdmpc.envs.checked import CheckedEnv
-from torchrl_tdmpc.envs.limit import Limit
+from torchrl_tdmpc.envs.layers import layers
+from torchrl_tdmpc.envs.limit import BatchLimit, Limit
 from torchrl_tdmpc.envs.memory import warn_of_memory
 from torchrl_tdmpc.envs.pixels import FRAME_CHANNELS, append_frames
 from torchrl_tdmpc.envs.rendering import refuse_rendering
@@ -82,8 +84,9 @@ def build_task(
     )
     with forked_generators(seed=0):
         base = make_base(0)
+        _refuse_batch(base, name, pixels, observation_keys)
         _refuse_actions(base, name)
-        if pixels and not _images(base.observation_spec):
+        if pixels and not _images(base.observation_spec_unbatched):
             refuse_rendering(base, name, "pixels is true")
         env = standard(base)
         units = try_out(env, name)
@@ -96,9 +99,11 @@ def build_task(
     length = resolve_episode_length(name, declared, episode_length)
     is_own = episode_length is None and units.limit is not None
     limit = None
-    if is_own or units.limit is None:
+    if base.batch_size:
+        limit = functools.partial(BatchLimit, name, length)
+    elif is_own or units.limit is None:
         limit = functools.partial(Limit, name, length, is_declared=is_own)
-    observation = env.observation_spec["observation"]
+    observation = env.observation_spec_unbatched["observation"]
     env.close()
     return Task(
         name=name,
@@ -118,6 +123,7 @@ def build_task(
         rho=rho,
         extra_keys=tuple(map(unravel_key, extra_keys)),
         success_key=success_key if success_key is None else unravel_key(success_key),
+        num_envs=base.batch_size.numel() if base.batch_size else None,
     )
 
 
@@ -135,7 +141,7 @@ def standardise(
     """An environment with one float32 ``observation`` and an ``action`` in [-1, 1].
 
     Args:
-        base: of batch size ``[]``, with one continuous, bounded ``action`` vector.
+        base: of batch size ``[]`` or ``[N]``, with one continuous, bounded ``action`` vector.
         name: the task's name, for the messages.
         max_steps: agent steps after which an episode is truncated.
         limit: makes what the first truncated episode is compared with.
@@ -165,7 +171,7 @@ def standardise(
     if action_repeat > 1:
         env.append_transform(RepeatAction(action_repeat))
     state_keys = set(env.state_spec.keys(True, True)) - {"action"}  # what a step reads
-    images = _images(env.observation_spec) if pixels or observation_keys else []
+    images = _images(env.observation_spec_unbatched) if pixels or observation_keys else []
     if observation_keys is not None:
         images = [key for key in images if key in observation_keys]
     if pixels or (images and len(observation_keys) == 1):
@@ -201,6 +207,9 @@ def _with_border(base: EnvBase, name: str) -> CheckedEnv:
 class RepeatAction(FrameSkipTransform):
     """TorchRL's transform, which here stops where the episode ends and passes on the state.
 
+    In a batch, environments whose episodes have ended wait for the others: what they give
+    meanwhile is dropped.
+
     Args:
         frame_skip: environment steps in an agent step.
     """
@@ -209,16 +218,28 @@ class RepeatAction(FrameSkipTransform):
         env, step = self.parent, tensordict.copy()
         reward = next_tensordict["reward"]
         for _ in range(self.frame_skip - 1):
-            if any(next_tensordict.get(key, reward.new_zeros(1)).any() for key in env.done_keys):
+            ended = self._ended(next_tensordict)
+            if ended.all():
                 break
             step = step_mdp(step.set("next", next_tensordict), exclude_action=False)
-            next_tensordict = env._step(step)
-            reward = reward + next_tensordict["reward"]
+            following = env._step(step)
+            if ended.any():
+                waiting = next_tensordict.copy().set("reward", torch.zeros_like(reward))
+                following = torch.where(ended, waiting, following)
+            reward = reward + following["reward"]
+            next_tensordict = following
         return next_tensordict.set("reward", reward)
+
+    def _ended(self, data: TensorDictBase) -> Tensor:
+        """Which environments have ended their episode, of the shape of the batch."""
+        batch = self.parent.batch_size
+        flags = (data.get(key, None) for key in self.parent.done_keys)
+        ended = [flag.reshape(*batch, -1).any(-1) for flag in flags if flag is not None]
+        return torch.stack(ended).any(0)
 
 
 def _refuse_extra_keys(env: EnvBase, name: str, extra_keys: Sequence[NestedKey]) -> None:
-    spec = env.observation_spec
+    spec = env.observation_spec_unbatched
     entries = [*spec.keys(True, True)]
     for key in extra_keys:
         if unravel_key(key) not in entries:
@@ -240,7 +261,7 @@ def _append_vector(
     extra_keys: Sequence[NestedKey],
 ) -> None:
     """Concatenate vectors, and matrices made flat."""
-    spec = env.observation_spec
+    spec = env.observation_spec_unbatched
     extra = set(map(unravel_key, extra_keys))
     entries = [*spec.keys(True, True)]
     keys = observation_keys
@@ -297,24 +318,42 @@ def _only_image(images: list[NestedKey], name: str) -> NestedKey | None:
     return images[0] if images else None
 
 
+def _refuse_batch(
+    env: EnvBase, name: str, pixels: bool, observation_keys: Sequence[NestedKey] | None
+) -> None:
+    """Name what keeps environments that are a batch by nature from being posed."""
+    if not env.batch_size:
+        return
+    if env.batch_dims > 1:
+        raise ValueError(
+            f"task {name!r} has batch size {list(env.batch_size)}; choose a batch of one dimension."
+        )
+    if any(layers(env)):
+        raise ValueError(
+            f"task {name!r} is a vector environment of Gymnasium, which resets by itself; choose "
+            "its single environment, and num_envs for their number."
+        )
+    if pixels or set(_images(env.observation_spec_unbatched)) & set(observation_keys or ()):
+        raise ValueError(
+            f"task {name!r} is a batch of {env.batch_size.numel()} environments, of which no "
+            "images are observed; choose vectors."
+        )
+
+
 def _refuse_actions(env: EnvBase, name: str) -> None:
     """Name what keeps an environment from being posed."""
-    if env.batch_size:
-        raise ValueError(
-            f"task {name!r} has batch size {list(env.batch_size)}; choose an environment "
-            "without batch dimensions, and num_envs for their number."
-        )
     if [*env.action_keys] != ["action"] or [*env.reward_keys] != ["reward"]:
         raise ValueError(
             f"task {name!r} has the actions {env.action_keys} and the rewards "
             f"{env.reward_keys}; it must have one 'action' and one 'reward'."
         )
-    if env.reward_spec.shape.numel() != 1:
+    reward = env.reward_spec_unbatched
+    if reward.shape.numel() != 1:
         raise ValueError(
-            f"task {name!r} has rewards of shape {tuple(env.reward_spec.shape)}; choose a task "
+            f"task {name!r} has rewards of shape {tuple(reward.shape)}; choose a task "
             "whose reward is one number."
         )
-    spec = env.action_spec
+    spec = env.action_spec_unbatched
     if not _is_floating(spec):
         raise ValueError(
             f"task {name!r} has discrete actions; choose a task with continuous, bounded ones."

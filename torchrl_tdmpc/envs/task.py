@@ -26,7 +26,7 @@ class Task:
         observation_shape: shape of one ``observation``: ``(D,)`` for a vector,
             ``(9, 64, 64)`` for frames.
         action_dim: size of one ``action``, A.
-        make: makes one environment of batch size ``[]`` from a seed. It
+        make: makes one environment of batch size ``[]`` from a seed, or ``num_envs`` at once. It
             reads ``action`` (float32, in [-1, 1]) and writes ``observation`` (float32, or uint8 if
             it is frames), ``reward`` (float32), ``done``, ``terminated`` and ``truncated``.
         frame_channels: channels of one frame, where an observation is a stack of
@@ -38,6 +38,8 @@ class Task:
             ``success``. The replay stores them, and rows of episodes carry their last values.
         success_key: the one of ``extra_keys`` that is 1 where the task was achieved; None where
             returns alone tell.
+        num_envs: of environments that are a batch by nature: the N of the batch size ``[N]`` that
+            ``make`` gives; None of those that are made one by one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Task:
     rho: float = 0.5
     extra_keys: tuple[NestedKey, ...] = ()
     success_key: NestedKey | None = None
+    num_envs: int | None = None
 
     @property
     def extra_names(self) -> dict[str, NestedKey]:
@@ -121,6 +124,30 @@ def import_named(module: str, task: str) -> ModuleType:
             f"task {task!r} names the module {error.name!r}, which Python does not find; "
             "PYTHONPATH must hold its folder."
         ) from None
+
+
+def resolve_num_envs(task: Task, requested: int | None, key: str = "num_envs") -> int:
+    """How many environments of a task are stepped together.
+
+    Args:
+        task: what they pose.
+        requested: the number asked for; None takes 1, or as many as a batch of the task has.
+        key: what the number is called, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: the environments are a batch of another number.
+    """
+    if task.num_envs is None:
+        return 1 if requested is None else requested
+    if requested not in (None, task.num_envs):
+        raise ValueError(
+            f"{key} is {requested}, but the environments of task {task.name!r} are a batch of "
+            f"{task.num_envs}; choose {task.num_envs}, or leave it out."
+        )
+    return task.num_envs
 
 
 def resolve_episode_length(task: str, declared: int | None, requested: int | None) -> int:

@@ -69,6 +69,11 @@ class TaskSet:
                     f"tasks has {task.name}, whose observations have shape "
                     f"{list(task.observation_shape)}; each must be a vector."
                 )
+            if task.num_envs is not None:
+                raise ValueError(
+                    f"tasks has {task.name}, whose environments are a batch of {task.num_envs}; "
+                    "each must be made one by one."
+                )
 
     @property
     def names(self) -> list[str]:

@@ -61,7 +61,7 @@ def _failure(error: Exception, name: str) -> ValueError:
 
 
 def _units(env: EnvBase) -> Units:
-    action = torch.zeros(env.action_spec.shape)
+    action = torch.zeros(env.action_spec.shape, device=env.device)
     repeats: set[int] = set()
     units: dict[tuple[int, float], set[int]] = {}
     now = env.reset()

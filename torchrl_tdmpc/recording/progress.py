@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -45,8 +46,8 @@ class Progress:
 
     def on_update(self, trainer: Any, metrics: TensorDictBase) -> None:
         """Count down the updates that the random warm-up left to do."""
-        owed = trainer.counters.agent_steps - trainer.counters.updates
-        if owed > trainer.num_envs:
+        owed = trainer.counters.updates_due
+        if owed > math.ceil(trainer.counters.utd * trainer.num_envs):
             self._bar.set_description(f"{owed:,} updates for the random warm-up")
             self._line(trainer, f", {owed:,} updates for the random warm-up to do")
         else:

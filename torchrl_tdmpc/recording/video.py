@@ -101,6 +101,11 @@ def check_video(task: Task) -> None:
     """
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise ImportError("a video needs imageio-ffmpeg: pip install 'torchrl_tdmpc[video]'.")
+    if task.num_envs is not None:
+        raise ValueError(
+            f"a video is wanted, but the environments of task {task.name!r} are a batch of "
+            f"{task.num_envs}, of which none is drawn; leave the video out."
+        )
     env = task.make(0)
     try:
         refuse_rendering(env, task.name, "a video is wanted")

@@ -22,6 +22,7 @@ from torchrl_tdmpc.envs import (
     forked_generators,
     make_env,
     names_of,
+    resolve_num_envs,
     set_env_memory,
 )
 
@@ -59,7 +60,8 @@ def evaluate(
         episodes: number of episodes, of each task.
         num_envs: environments that are open at once; None takes one for each episode, at most 10,
             or one of each task if these are more. Environments of different tasks are planned for
-            together. Environments that were given are as many as they are.
+            together. Environments that were given, or that are a batch by nature, are as many as
+            they are; such a batch is seeded for the first of its episodes.
         seed: of the environments and of every draw.
         device: where the policy is.
         memory: what an environment of training remembers across episodes, one of
@@ -104,6 +106,8 @@ def evaluate(
     places = [(task, place) for place in env_seeds(seed, episodes) for task in tasks]
     if not tasks:
         num_envs = max(1, task_or_envs.batch_size.numel())
+    elif tasks[0].num_envs is not None:
+        num_envs = resolve_num_envs(tasks[0], num_envs)
     elif num_envs is None:
         num_envs = min(len(places), max(MOST_ENVS, len(tasks)))
     elif num_envs < 1:
@@ -148,7 +152,10 @@ def _made(
 ) -> Iterator[TransformedEnv]:
     """An environment for each task and seed, closed in the end."""
     tasks, seeds = zip(*places)
-    env = TransformedEnv(make_env(tasks, num_envs=len(seeds), seed=seeds, device=device))
+    num_envs = len(seeds)
+    if tasks[0].num_envs is not None:
+        tasks, seeds, num_envs = tasks[0], seeds[:1], None
+    env = TransformedEnv(make_env(tasks, num_envs=num_envs, seed=seeds, device=device))
     try:
         if memory is not None:
             set_env_memory(env, [memory], frozen=True)

@@ -33,7 +33,7 @@ EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets traini
 
 
 class OnlineLoop:
-    """How a run goes, once its parts are there: one update for each agent step, as published.
+    """How a run goes, once its parts are there: updates for each agent step, 1 as published.
 
     :class:`~torchrl_tdmpc.OnlineTrainer` sets these attributes, and documents them.
     """
@@ -103,10 +103,10 @@ class OnlineLoop:
             self.save()
 
     def learn(self) -> None:
-        """Do as many updates as agent steps; those of the warm-up are made up for at its end."""
+        """Do the updates that are due; those of the warm-up are made up for at its end."""
         counters = self.counters
         is_warm_up = counters.agent_steps < self.seed_steps
-        for _ in range(0 if is_warm_up else counters.agent_steps - counters.updates):
+        for _ in range(0 if is_warm_up else counters.updates_due):
             if self.is_stopping:
                 break
             metrics = self.update(self.replay.sample()).set("nan_values", counters.nan_values)

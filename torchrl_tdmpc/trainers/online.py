@@ -19,7 +19,7 @@ from torchrl_tdmpc.checkpoints import (
     find_checkpoint,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, seed_generators
+from torchrl_tdmpc.envs import Task, resolve_num_envs, seed_generators
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import RunRecord, default_callbacks, say_waiting
@@ -46,7 +46,7 @@ __all__ = ["OnlineTrainer"]
 
 
 class OnlineTrainer(OnlineLoop):
-    """Trains one agent on one task, as published: one update for each agent step.
+    """Trains one agent on one task, as published unless told otherwise.
 
     Every part may be given; those that are not are made with the published settings, on ``device``.
     With parts of your own, seed torch before you make them: the trainer seeds it only where it
@@ -60,7 +60,11 @@ class OnlineTrainer(OnlineLoop):
         steps: agent steps of the run, summed over environments.
         seed_steps: random agent steps before the first update; None takes
             :func:`~torchrl_tdmpc.trainers.seed_steps`.
-        num_envs: environments that are stepped together.
+        utd: updates for each agent step (update-to-data ratio), 1 as published; a fraction saves
+            time where many environments step together. It holds for the steps of the random warm-up
+            too, whose updates are done at its end.
+        num_envs: environments that are stepped together; None takes 1, or as many as a batch of the
+            task has.
         workers: see :func:`~torchrl_tdmpc.envs.make_env`.
         env_timeout: seconds after which environments that give no answer (to a start, a reset, a
             step) end the run; None waits for ever. See :class:`~torchrl_tdmpc.trainers.Patience`.
@@ -124,7 +128,8 @@ class OnlineTrainer(OnlineLoop):
         output_dir: str | Path | None = None,
         steps: int = 50_000,
         seed_steps: int | None = None,
-        num_envs: int = 1,
+        utd: float = 1.0,
+        num_envs: int | None = None,
         workers: str = "serial",
         env_timeout: float | None = 1800.0,
         model: Mapping[str, Any] | None = None,
@@ -151,6 +156,8 @@ class OnlineTrainer(OnlineLoop):
         refuse_conflicts(networks=networks, loss=loss, auxiliary=tuple(auxiliary), update=update)
         self.task = task
         self.output_dir = None if output_dir is None else Path(output_dir).expanduser()
+        num_envs = resolve_num_envs(task, num_envs)
+        resolve_num_envs(task, eval_num_envs, "eval_num_envs")
         self.steps, self.num_envs = steps, num_envs
         if seed_steps is None:
             seed_steps = schedule.seed_steps(task.episode_length, num_envs)
@@ -195,7 +202,7 @@ class OnlineTrainer(OnlineLoop):
         )
 
         # How far the run is, and what a checkpoint tells of it
-        self.counters = Counters()
+        self.counters = Counters(utd=utd)
         self.skipped_updates = SkippedUpdates(max_skipped_updates)
         self.interrupt = GracefulInterrupt()
         self.num_truncated_episodes = 0
