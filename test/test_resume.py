@@ -232,7 +232,7 @@ MAY_CHANGE = {"output_dir", "compile", "threads", "train.steps", "train.max_skip
 MAY_CHANGE |= {"eval.interval", "eval.episodes", "eval.video"}
 MAY_CHANGE |= {"checkpoint.interval", "checkpoint.keep", "logger.backend", "logger.project"}
 MAY_CHANGE |= {"logger.entity", "logger.group", "logger.name", "logger.tags", "logger.artifact"}
-MAY_CHANGE |= {"env.timeout", "eval.num_envs"}
+MAY_CHANGE |= {"env.timeout", "eval.num_envs", "data"}
 
 
 def test_every_setting_of_learning_stays(finished):

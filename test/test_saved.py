@@ -94,9 +94,11 @@ CONSTANT = {
     "model_optimizer": "/param_groups/.*",  # the settings, and the numbers of the parameters
     "actor_optimizer": "/param_groups/.*",
     "multi_gamma": "/_extra_state/multi_gamma/.*",  # the discounts
-    # In the middle of an episode nothing is done; of the environment, what this task leaves alone
+    # In the middle of an episode nothing is done; of the environment, what this task leaves alone:
+    # it remembers nothing across episodes, and has no limit to be compared with
     "collector": "/carried/(done|terminated|truncated|is_init)"
-    "|/environments/0/((model|task|buffers)/.*|random/[0134]|reset_next_step)",
+    "|/environments/0/((model|task|buffers)/.*|random/[0134]|reset_next_step|limit)"
+    "|/memory",
     "replay": "/replay/(capacity|origin|num_short_episodes|frames/.*)",
     "random": "/(python|numpy)/.*",
 }

@@ -33,7 +33,13 @@ from torchrl_tdmpc.cli.settings import default_settings, naming, refuse_unknown_
 from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import OfflineRecord, check_video, record_first_episode
-from torchrl_tdmpc.trainers import EVALUATION_SEED, Patience, evaluate, task_discounts
+from torchrl_tdmpc.trainers import (
+    EVALUATION_SEED,
+    Patience,
+    evaluate,
+    recorded_agent,
+    task_discounts,
+)
 
 NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
@@ -189,7 +195,7 @@ def refuse_other_tasks(path: Path, record: dict[str, Any], settings: DictConfig)
     Raises:
         ValueError: the command line asks for other tasks than the model is of.
     """
-    ours = (record.get("agent") or {}).get("tasks")
+    ours = recorded_agent(path, record).get("tasks")
     given = OmegaConf.select(settings, "env.tasks")
     if not ours and given is not None:
         raise ValueError(f"{path} is of one task; env.tasks must be left out.")
@@ -228,7 +234,7 @@ def refuse_foreign_code(path: Path, config: DictConfig, settings: DictConfig) ->
 def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2Planner:
     """The planner of the agent that was saved."""
     if not is_official(path):
-        agent = load_checkpoint(checkpoints(path), {}).get("agent", {})
+        agent = recorded_agent(path, load_checkpoint(checkpoints(path), {}))
         if isinstance(task, TaskSet) and agent.get("tasks") != task.names:
             raise ValueError(
                 f"{path} is of the tasks {', '.join(agent.get('tasks') or ())}; env.tasks names "

@@ -1,6 +1,12 @@
 """How a run goes: one update, the online loop, evaluation, schedules, callbacks."""
 
-from torchrl_tdmpc.trainers.agent import Agent, build_networks, load_agent, task_discounts
+from torchrl_tdmpc.trainers.agent import (
+    Agent,
+    build_networks,
+    load_agent,
+    recorded_agent,
+    task_discounts,
+)
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
@@ -35,6 +41,7 @@ __all__ = [
     "discount_heuristic",
     "evaluate",
     "load_agent",
+    "recorded_agent",
     "seed_steps",
     "task_discounts",
 ]

@@ -31,7 +31,14 @@ from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.trainers.schedule import discount_heuristic
 
-__all__ = ["Agent", "build_networks", "describe_agent", "load_agent", "task_discounts"]
+__all__ = [
+    "Agent",
+    "build_networks",
+    "describe_agent",
+    "load_agent",
+    "recorded_agent",
+    "task_discounts",
+]
 
 Networks = tuple[TDMPC2WorldModel, PolicyPrior, QEnsemble]
 PLANNER_SETTINGS = (
@@ -207,6 +214,26 @@ def describe_agent(
     }
 
 
+def recorded_agent(path: str | Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`describe_agent` wrote into a checkpoint.
+
+    Args:
+        path: the checkpoint's, for the message.
+        metadata: the checkpoint's.
+
+    Raises:
+        CheckpointError: it is absent, or of another form.
+    """
+    record = metadata.get("agent")
+    if record is None:
+        raise CheckpointError(f"{path} says nothing of its agent; it must be of a run.")
+    tasks = record.get("tasks") if isinstance(record, dict) else 0
+    are_names = isinstance(tasks, list) and all(isinstance(name, str) for name in tasks)
+    if not (are_names or tasks is None):
+        raise CheckpointError(f"{path} describes its agent as no run does.")
+    return record
+
+
 def load_agent(
     path: str | Path,
     *,
@@ -228,9 +255,7 @@ def load_agent(
         CheckpointError: the file is damaged, not of a run, or its networks cannot be rebuilt.
     """
     checkpoint = find_checkpoint(str(path), path)
-    record = read_metadata(checkpoint).get("agent")
-    if record is None:
-        raise CheckpointError(f"{checkpoint} says nothing of its agent; it must be of a run.")
+    record = recorded_agent(checkpoint, read_metadata(checkpoint))
     if record.get("tasks"):
         raise CheckpointError(
             f"{checkpoint} is of the tasks {', '.join(record['tasks'])}; it is evaluated by "
