@@ -99,6 +99,7 @@ CONSTANT = {
     "collector": "/carried/(done|terminated|truncated|is_init)"
     "|/environments/0/((model|task|buffers)/.*|random/[0134]|reset_next_step|limit)"
     "|/memory",
+    "counters": "/utd",  # a setting
     "replay": "/replay/(capacity|origin|num_short_episodes|frames/.*)",
     "random": "/(python|numpy)/.*",
 }
