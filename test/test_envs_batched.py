@@ -9,6 +9,7 @@ import pytest
 import runs
 import torch
 from runs import configure
+from tensordict.nn import TensorDictModule
 from torchrl.envs import SerialEnv
 
 from torchrl_tdmpc.cli.settings import settle
@@ -106,11 +107,13 @@ def test_a_pendulum_is_that_of_gymnasium():
 
 def test_an_evaluation_runs_the_batch_with_seeds_of_its_own():
     task = make_task(BatchedPendulum, kwargs={"num_envs": N}, episode_length=4)
-    five, again = (evaluate(None, task, episodes=5, seed=1) for _ in range(2))
+    still = TensorDictModule(lambda seen: 0 * seen[..., :1], ["observation"], ["action"])
+    five, again = (evaluate(still, task, episodes=5, seed=1) for _ in range(2))
     assert five == again and [row["length"] for row in five] == [4] * 5
-    assert evaluate(None, task, episodes=2, seed=1) == five[:2]
+    assert evaluate(still, task, episodes=2, seed=1) == five[:2]
     assert len({row["return"] for row in five}) == 5  # the second batch has other states
-    assert evaluate(None, task, episodes=2, seed=2) != five[:2]
+    others = evaluate(still, task, episodes=5, seed=2)
+    assert {row["return"] for row in others}.isdisjoint(row["return"] for row in five)
 
 
 def test_episodes_of_an_evaluation_are_as_long_as_they_are_alone():
