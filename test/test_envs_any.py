@@ -235,7 +235,7 @@ BOX = gymnasium.spaces.Box
             lambda: TransformedEnv(Counting(), StepCounter()),
             ("'step_count' of shape (1,) and type int64", "observation_keys"),
         ),
-        (lambda: Counting(batch_size=(3,)), ("batch size [3]", "num_envs")),
+        (lambda: Counting(batch_size=(3, 2)), ("batch size [3, 2]", "one dimension")),
         (not_an_environment, ("not_an_environment", "type list", "TorchRL environment")),
     ],
 )

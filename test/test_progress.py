@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from torchrl_tdmpc.recording import Progress, progress
+from torchrl_tdmpc.trainers.counters import Counters
 
 STEP = torch.zeros(2, 1)  # what is collected in one agent step of two environments
 
@@ -23,7 +24,7 @@ def clock(monkeypatch):
 
 def begin(agent_steps=0):
     """A run of two environments that begins, or goes on after so many agent steps."""
-    counters = SimpleNamespace(agent_steps=agent_steps, updates=agent_steps)
+    counters = Counters(agent_steps=agent_steps, updates=agent_steps)
     task = SimpleNamespace(episode_length=10)
     trainer = SimpleNamespace(counters=counters, steps=50_000, num_envs=2, task=task)
     shown = Progress()
