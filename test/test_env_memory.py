@@ -301,9 +301,9 @@ def test_a_run_evaluates_with_the_statistics_of_training_and_resumes_with_them(t
 
     keep = Keep()
     train(tmp_path, eval_episodes=2, callbacks=[keep])
-    memory = load_memory(tmp_path)  # as tdmpc2-evaluate does
-    assert counts([memory]) == [20]
     task = make_task(in_gymnasium, name="still", episode_length=LENGTH)
+    memory = load_memory(tmp_path, task)  # as tdmpc2-evaluate does
+    assert counts([memory]) == [20]
     rows = evaluate(None, task, episodes=2, seed=1, memory=memory)
     assert keep.row["reward"] == pytest.approx(np.mean([row["return"] for row in rows]))
     afresh = evaluate(None, task, episodes=2, seed=1)
