@@ -195,6 +195,8 @@ def refuse_other_tasks(path: Path, record: dict[str, Any], settings: DictConfig)
     Raises:
         ValueError: the command line asks for other tasks than the model is of.
     """
+    if "agent" not in record:  # refused when it is built
+        return
     ours = recorded_agent(path, record).get("tasks")
     given = OmegaConf.select(settings, "env.tasks")
     if not ours and given is not None:
