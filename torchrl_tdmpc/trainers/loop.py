@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,17 +12,15 @@ from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
-from torchrl_tdmpc.checkpoints import CollectorState, FolderLock, ReplayLog, resume_run, save_run
+from torchrl_tdmpc.checkpoints import CollectorState, resume_run
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, kill_workers
 from torchrl_tdmpc.planners import TDMPC2Planner
-from torchrl_tdmpc.recording import RunRecord
-from torchrl_tdmpc.trainers.callbacks import Callbacks
+from torchrl_tdmpc.trainers.base import Loop
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
-from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
-from torchrl_tdmpc.trainers.patience import Patience
+from torchrl_tdmpc.trainers.interrupt import LeftEarly
 from torchrl_tdmpc.trainers.schedule import is_due
 from torchrl_tdmpc.trainers.update import TDMPC2Update
 
@@ -32,41 +29,29 @@ __all__ = ["EVALUATION_SEED", "OnlineLoop"]
 EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
 
 
-class OnlineLoop:
+class OnlineLoop(Loop):
     """How a run goes, once its parts are there: updates for each agent step, 1 as published.
 
     :class:`~torchrl_tdmpc.OnlineTrainer` sets these attributes, and documents them.
     """
 
     task: Task
-    output_dir: Path | None
     steps: int
     seed_steps: int
-    eval_interval: int
-    eval_episodes: int
     eval_num_envs: int | None
     checkpoint_interval: int
-    checkpoint_keep: int
     seed: int
     device: torch.device
     resume: Path | None
-    metadata: dict[str, Any]
 
     update: TDMPC2Update
     planner: TDMPC2Planner
     replay: EpisodeReplay
     collector: Collector
-    callbacks: Callbacks
-    record: RunRecord
-    lock: FolderLock | None
-    replay_log: ReplayLog | None
 
     counters: Counters
     skipped_updates: SkippedUpdates
-    interrupt: GracefulInterrupt
-    patience: Patience
     num_truncated_episodes: int
-    _is_stopped: bool
     _collected: Iterator[TensorDictBase] | None
     _collector_state: CollectorState
 
@@ -173,40 +158,6 @@ class OnlineLoop:
         with self.record.pause():
             self.callbacks.on_evaluation(self, row)
 
-    def save(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: the disk is full or fails; the earlier checkpoints are as they were.
-        """
-        self.counters.saved = self.counters.agent_steps
-        if self.output_dir is None:
-            return
-        with self.record.pause():
-            path = save_run(
-                self.output_dir / "checkpoints",
-                self.counters.agent_steps,
-                self.components,
-                self.callbacks.components,
-                self.replay_log,
-                metadata={
-                    "agent_steps": self.counters.agent_steps,
-                    "environment_steps": self._environment_steps,
-                    **self.metadata,
-                },
-                keep_last=self.checkpoint_keep,
-            )
-        self.callbacks.on_checkpoint(self, path)
-
-    def stop(self) -> None:
-        """End the run after what it is doing; it is saved and can be resumed."""
-        self._is_stopped = True
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run was asked to end, by :meth:`stop` or a signal."""
-        return self._is_stopped or self.interrupt.requested
-
     @property
     def components(self) -> dict[str, Any]:
         """What a checkpoint holds beside callbacks, replay and random generators."""
@@ -221,19 +172,16 @@ class OnlineLoop:
     # ------------------------------------------------------------------ helpers
 
     @property
+    def _now(self) -> int:
+        return self.counters.agent_steps
+
+    @property
+    def _progress(self) -> dict[str, int]:
+        return {"agent_steps": self._now, "environment_steps": self._environment_steps}
+
+    @property
     def _environment_steps(self) -> int:
         return self.counters.agent_steps * self.task.action_repeat
-
-    def _is_evaluation_due(self, is_last: bool) -> bool:
-        """At each interval and at the end, once."""
-        evaluated, now = self.counters.evaluated, self.counters.agent_steps
-        due = is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
-        return due and self.eval_episodes > 0 and not self.is_stopping
-
-    def _on_evaluation_step(self) -> None:
-        self.patience.begin()
-        self.interrupt.raise_if_requested()
-        self.callbacks.on_evaluation_step(self)
 
     def _resume(self) -> None:
         """Put everything where the checkpoint says, if there is one."""
@@ -242,16 +190,6 @@ class OnlineLoop:
         resume_run(self.resume, self.components, self.callbacks.components, self.replay_log)
         if self._collector_state.restarted:
             self.num_truncated_episodes = self.replay.truncate()
-
-    def _save_or_warn(self) -> None:
-        """Write a checkpoint; if that fails, the run goes on with the earlier ones."""
-        try:
-            self.save()
-        except OSError as error:
-            warnings.warn(
-                f"the checkpoint could not be saved, the earlier ones are kept: {error}",
-                stacklevel=2,
-            )
 
     def _fail(self, error: Exception, env: EnvBase | None = None, where: str = "") -> NoReturn:
         """Save what is left when environments failed, and say so in one sentence.
@@ -291,7 +229,3 @@ class OnlineLoop:
         finally:
             self.collector.shutdown(raise_on_error=False)
             self._unlock()
-
-    def _unlock(self) -> None:
-        if self.lock is not None:
-            self.lock.release()

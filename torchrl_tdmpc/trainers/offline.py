@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -13,13 +12,14 @@ from typing import Any
 import torch
 from torchrl.record.loggers import Logger
 
-from torchrl_tdmpc.checkpoints import FolderLock, find_checkpoint, resume_run, save_run
+from torchrl_tdmpc.checkpoints import FolderLock, find_checkpoint, resume_run
 from torchrl_tdmpc.data import EpisodeFiles, EpisodeStream
 from torchrl_tdmpc.envs import TaskSet, seed_generators
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import CsvFiles, LoggerRows, OfflineProgress, OfflineRecord
 from torchrl_tdmpc.trainers.agent import build_networks, describe_agent
+from torchrl_tdmpc.trainers.base import Loop
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
@@ -57,7 +57,7 @@ class OfflineCounters:
         vars(self).update(state)
 
 
-class OfflineTrainer:
+class OfflineTrainer(Loop):
     """Trains one model of several tasks on stored episodes.
 
     Parts that are not given are made with the published settings, on ``device``, as in
@@ -174,6 +174,7 @@ class OfflineTrainer:
         self.interrupt = GracefulInterrupt()
         self.patience = Patience(env_timeout)
         self._is_stopped = False
+        self.replay_log = None  # the episodes are files already
         self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
         try:
             if resume == "auto":  # nobody else writes from here on
@@ -253,36 +254,6 @@ class OfflineTrainer:
             for row in rows:
                 self.callbacks.on_evaluation(self, row)
 
-    def save(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            OSError: the disk is full or fails; the earlier checkpoints are as they were.
-        """
-        self.counters.saved = self.counters.updates
-        if self.output_dir is None:
-            return
-        with self.record.pause():
-            path = save_run(
-                self.output_dir / "checkpoints",
-                self.counters.updates,
-                self.components,
-                self.callbacks.components,
-                None,
-                metadata={"updates": self.counters.updates, **self.metadata},
-                keep_last=self.checkpoint_keep,
-            )
-        self.callbacks.on_checkpoint(self, path)
-
-    def stop(self) -> None:
-        """End the run after what it is doing; it is saved and can be resumed."""
-        self._is_stopped = True
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the run was asked to end, by :meth:`stop` or a signal."""
-        return self._is_stopped or self.interrupt.requested
-
     @property
     def components(self) -> dict[str, Any]:
         """What a checkpoint holds beside callbacks and random generators."""
@@ -296,23 +267,20 @@ class OfflineTrainer:
 
     # ------------------------------------------------------------------ helpers
 
+    @property
+    def _now(self) -> int:
+        return self.counters.updates
+
+    @property
+    def _progress(self) -> dict[str, int]:
+        return {"updates": self._now}
+
     def _write_row(self, is_last: bool) -> None:
         """At each interval and at the end, once."""
         recorded, now = self.counters.recorded, self.counters.updates
         if is_due(self.row_interval, recorded, now) or (is_last and recorded < now):
             self.counters.recorded = now
             self.callbacks.on_updates(self, self.record.updates(now))
-
-    def _is_evaluation_due(self, is_last: bool) -> bool:
-        """At each interval and at the end, once."""
-        evaluated, now = self.counters.evaluated, self.counters.updates
-        due = is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
-        return due and self.eval_episodes > 0 and not self.is_stopping
-
-    def _on_evaluation_step(self) -> None:
-        self.patience.begin()
-        self.interrupt.raise_if_requested()
-        self.callbacks.on_evaluation_step(self)
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
         """Progress (with tqdm), with ``output_dir`` CSV files, with a logger its rows."""
@@ -323,16 +291,6 @@ class OfflineTrainer:
             yield CsvFiles(self.output_dir, *columns, resume=self.resume is not None)
         if logger is not None:
             yield LoggerRows(logger)
-
-    def _save_or_warn(self) -> None:
-        """Write a checkpoint; if that fails, the run goes on with the earlier ones."""
-        try:
-            self.save()
-        except OSError as error:
-            warnings.warn(
-                f"the checkpoint could not be saved, the earlier ones are kept: {error}",
-                stacklevel=2,
-            )
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
@@ -347,7 +305,3 @@ class OfflineTrainer:
             self.callbacks.on_end(self)
         finally:
             self._unlock()
-
-    def _unlock(self) -> None:
-        if self.lock is not None:
-            self.lock.release()
