@@ -51,6 +51,18 @@ def test_the_ring_comes_back_transition_for_transition(tmp_path, episodes):
     assert_same(restored(log, log.state_dict()), replay)
 
 
+def test_a_replay_without_transitions_comes_back(tmp_path):
+    replay = make()
+    log = ReplayLog(replay, tmp_path)
+    log.append()
+    copy = restored(log, log.state_dict())
+    assert (copy.num_written, copy.num_transitions, log.segments) == (0, 0, [])
+    for number in range(4):  # past the capacity
+        copy.extend(numbered(7, number))
+        replay.extend(numbered(7, number))
+    assert_same(copy, replay)
+
+
 def test_what_is_written_after_a_checkpoint_takes_nothing_from_it(tmp_path):
     replay = make()
     log = ReplayLog(replay, tmp_path)
