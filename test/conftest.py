@@ -1,5 +1,8 @@
 """What every test runs under."""
 
+import copy
+import functools
+import gc
 import os
 
 # Networks here are tiny, and tests run side by side: a second thread would wait more than compute.
@@ -13,6 +16,25 @@ from torchrl_tdmpc.envs import choose_renderer
 
 # Before a test module imports dm_control
 choose_renderer()
+
+
+def compile_models_once():
+    """Of one description MuJoCo makes one model; a tenth of a second each, thousands of times."""
+    import mujoco  # now that it has a renderer
+
+    from_xml_string = mujoco.MjModel.from_xml_string
+
+    @functools.lru_cache
+    def compiled(xml, assets):
+        return from_xml_string(xml, dict(assets))
+
+    def copied(xml, assets=None):
+        return copy.copy(compiled(xml, tuple(sorted((assets or {}).items()))))
+
+    mujoco.MjModel.from_xml_string = copied
+
+
+compile_models_once()
 
 # They train, compile, or run every page of the documentation. The others are make test-fast.
 SLOW = {
@@ -43,6 +65,11 @@ def pytest_collection_modifyitems(items):
             and params.get("reference", "state_episodic") not in COMPILED_IN_EVERY_RUN
         ):
             item.add_marker(pytest.mark.compiled)
+
+
+def pytest_collection_finish():
+    """Evaluations collect garbage in full: leave out what was imported, which stays."""
+    gc.freeze()
 
 
 def pytest_addoption(parser):
