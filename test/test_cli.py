@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from torchrl_tdmpc.cli.settings import refuse_unknown_keys, settle
 from torchrl_tdmpc.cli.train import main as train_command
 from torchrl_tdmpc.cli.train import with_home
 
-ROOT = Path(__file__).parents[1]
+EXAMPLE = Path(__file__).parents[1] / "examples/tdmpc2_multigamma.py"
 
 
 @pytest.mark.parametrize(
@@ -127,31 +128,28 @@ def test_what_compilation_needs_is_named_where_it_is_missing(missing, tmp_path, 
 
 
 COMMANDS = {
-    "example": [str(ROOT / "examples/tdmpc2_multigamma.py")],
-    "module": ["-m", "torchrl_tdmpc.cli.train"],
-    "script": ["-c", "from torchrl_tdmpc.cli import tdmpc2_train; tdmpc2_train()"],
+    "example": lambda: runpy.run_path(str(EXAMPLE), run_name="__main__"),
+    "script": torchrl_tdmpc.cli.tdmpc2_train,
 }
 
 
-def command(name, *arguments):
-    return subprocess.run(
-        [sys.executable, *COMMANDS[name], *arguments], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_shows_that_sentence_alone(tmp_path, name):
-    done = command(name, "env.task=walker-stnd", f"output_dir={tmp_path}")
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: env.task 'walker-stnd'") and "walker-stand" in last
-    assert "Traceback" not in done.stderr
+def test_a_command_ends_in_that_sentence_alone(tmp_path, monkeypatch, name):
+    arguments = ["env.task=walker-stnd", f"output_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["a-command", *arguments])
+    with pytest.raises(SystemExit) as error:
+        COMMANDS[name]()
+    assert str(error.value).startswith("error: env.task 'walker-stnd'")
+    assert "walker-stand" in str(error.value)
     assert not (tmp_path / "train.csv").exists()
 
 
 def test_the_example_composes_what_the_command_does(tmp_path):
     _, *tables = run(tmp_path / "command")
-    done = command("example", *TINY, f"output_dir={tmp_path / 'example'}")
+    arguments = [*TINY, f"output_dir={tmp_path / 'example'}"]
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert f"In {tmp_path / 'example'}: eval.csv, train.csv" in done.stdout
     for name, table in zip(("train.csv", "eval.csv"), tables, strict=True):
