@@ -14,7 +14,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint bench mutants clean interpreter
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types bench mutants clean interpreter
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+types: $(STAMP) ## Check the types that users see (mypy).
+	$(BIN)/mypy
+
 bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" measures a part.
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
@@ -62,7 +65,7 @@ mutants: $(MUTANTS) ## Put mistakes into a copy of the library, and see which th
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 clean: ## Remove .venv and its like, build products and caches (never the outputs of runs).
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Before anything is downloaded: PYTHON must be one of the tested versions, and the one that an

@@ -38,7 +38,7 @@ HYDRA = [
 ]
 CLI = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 SWEEP = ["hydra-joblib-launcher>=1.2"]  # runs side by side
-LINT = ["ruff>=0.12"]
+LINT = ["ruff>=0.12", "mypy>=2.0"]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 MUTANTS = ["cosmic-ray>=8.7,<9"]  # puts mistakes into the library, for make mutants
 TEST = [*PYTEST, *CLI, *GYM, *TENSORBOARD, *WANDB, *VIDEO, *SWEEP]

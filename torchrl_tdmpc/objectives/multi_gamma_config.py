@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["MultiGammaConfig"]
 
@@ -41,9 +42,9 @@ class MultiGammaConfig:
 
     enabled: bool = False
     gammas: Sequence[float | str] = ()
-    head: str = "joint"
+    head: Literal["joint", "separate"] = "joint"
     loss_weight: float = 0.5
-    bootstrap: str = "primary"
+    bootstrap: Literal["primary", "self"] = "primary"
     detach_latent: bool = False
     debug_logging: bool = False
     log_num_examples: int = 8

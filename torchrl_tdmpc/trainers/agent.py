@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -67,6 +67,12 @@ class Agent:
         self.planner = planner
         self.observation_shape = tuple(observation_shape)
         self._mean: Tensor | None = None  # [N, H, A], the warm start of the next plan
+
+    @overload
+    def act(self, observation: np.ndarray, *, explore: bool = False) -> np.ndarray: ...
+
+    @overload
+    def act(self, observation: Tensor, *, explore: bool = False) -> Tensor: ...
 
     def act(
         self, observation: np.ndarray | Tensor, *, explore: bool = False
