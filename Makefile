@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NIGHTLY := .venv-nightly/.nightly
 MUTANTS := $(VENV)/.mutants
+DOCS := $(VENV)/.docs
 VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' setup.py)
 TRAIN := python examples/tdmpc2_multigamma.py
 TEST := python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc
@@ -14,7 +15,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types bench mutants clean interpreter
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types docs install bench mutants clean interpreter
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -54,9 +55,16 @@ test-nightly: $(NIGHTLY) ## Run the tests with TorchRL's next series, in .venv-n
 lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/hadolint docker/Dockerfile
 
 types: $(STAMP) ## Check the types that users see (mypy).
 	$(BIN)/mypy
+
+docs: $(DOCS) ## Build the documentation as a site in build/docs; DOCS_ONLINE=1 links to other projects' pages.
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples torchrl_tdmpc
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/docs
+
+install: $(STAMP) ## Fill .venv with the pinned packages, and do nothing else.
 
 bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" measures a part.
 	$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -97,6 +105,10 @@ $(STAMP): setup.py constraints.txt | interpreter
 
 $(MUTANTS): $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[mutants]'
+	@touch $@
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
 # The same, and then the other series in TorchRL's place.

@@ -14,19 +14,19 @@ class Callbacks:
 
     A callback is an object with any of these methods. Each gets the trainer, and what happened:
 
-    ====================== ==================================================================
-    ``on_begin``           nothing more; once, when the run begins or goes on
-    ``on_collect``         the TensorDict ``[num_envs, 1]`` of the steps that were collected
-    ``on_update``          the TensorDict of the update's metrics, scalars on their device;
-                           entries named in the callback's ``metric_names`` may be added
-    ``on_episode``         the row of a training episode that ended, a dict
-    ``on_updates``         without training environments: the row of some updates, a dict
+    ======================= ====================================================================
+    ``on_begin``            nothing more; once, when the run begins or goes on
+    ``on_collect``          the TensorDict ``[num_envs, 1]`` of the steps that were collected
+    ``on_update``           the TensorDict of the update's metrics, scalars on their device;
+                            entries named in the callback's ``metric_names`` may be added
+    ``on_episode``          the row of a training episode that ended, a dict
+    ``on_updates``          without training environments: the row of some updates, a dict
     ``on_evaluation_begin`` the evaluation environments, before they are reset
-    ``on_evaluation_step`` nothing more; after each step of an evaluation
-    ``on_evaluation``      the row of the evaluation, a dict; of several tasks, the row of each
-    ``on_checkpoint``      the path of the checkpoint that was written
-    ``on_end``             nothing more; once, however the run ends
-    ====================== ==================================================================
+    ``on_evaluation_step``  nothing more; after each step of an evaluation
+    ``on_evaluation``       the row of the evaluation, a dict; of several tasks, the row of each
+    ``on_checkpoint``       the path of the checkpoint that was written
+    ``on_end``              nothing more; once, however the run ends
+    ======================= ====================================================================
 
     A callback with ``state_dict`` and ``load_state_dict`` is in the checkpoint.
     ``trainer.stop()`` ends the run.
