@@ -62,7 +62,7 @@ types: $(STAMP) ## Check the types that users see (mypy).
 
 docs: $(DOCS) ## Build the documentation as a site in build/docs; DOCS_ONLINE=1 links to other projects' pages.
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples torchrl_tdmpc
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all -c docs -d build/doctrees . build/docs
 
 install: $(STAMP) ## Fill .venv with the pinned packages, and do nothing else.
 

@@ -46,6 +46,7 @@ myst_heading_anchors = 4  # the anchors that GitHub gives to headings
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
+napoleon_use_rtype = False
 napoleon_custom_sections = [("Keyword Args", "params_style")]
 copybutton_exclude = ".linenos, .gp, .go"
 

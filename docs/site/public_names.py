@@ -10,6 +10,7 @@ import inspect
 import pkgutil
 from collections.abc import Collection
 
+from sphinx.errors import SphinxError
 from sphinx.util.docutils import SphinxDirective
 
 import torchrl_tdmpc
@@ -45,7 +46,8 @@ def described(name):
     module, _, attribute = name.rpartition(".")
     value = getattr(importlib.import_module(module), attribute)
     if inspect.isclass(value):
-        return [f".. autoclass:: {name}", "   :members:", "   :show-inheritance:", ""]
+        bases = [] if value.__bases__ == (object,) else ["   :show-inheritance:"]
+        return [f".. autoclass:: {name}", "   :members:", *bases, ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {name}", ""]
     entries = ", ".join(f"``{entry}``" for entry in value) if isinstance(value, Collection) else ""
@@ -56,7 +58,7 @@ def refuse_missing(app, env):
     """End the build where a public name has no entry in the API reference."""
     described = {name for name, *_ in env.get_domain("py").get_objects()}
     if missing := sorted(set(homes()) - described):
-        raise RuntimeError(f"the API reference lacks {', '.join(missing)}")
+        raise SphinxError(f"the API reference lacks {', '.join(missing)}")
 
 
 def setup(app):
