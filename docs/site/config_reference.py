@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.errors import SphinxError
 from sphinx.util.docutils import SphinxDirective
 
 from torchrl_tdmpc.cli import help as help_texts
+from torchrl_tdmpc.cli.settings import default_settings, leaves
 
 YAML = Path(__file__).parents[2] / "torchrl_tdmpc/cli/config/tdmpc2_multigamma.yaml"
 HYDRA = re.compile(r"^(defaults|hydra):.*\n(^[ ].*\n)*", re.MULTILINE)  # settings of its own
@@ -44,8 +46,11 @@ class ConfigReference(SphinxDirective):
     def run(self):
         """Hand Markdown to the parser."""
         self.env.note_dependency(str(YAML))
-        lines = []
-        for section, rows in sections(YAML.read_text("utf-8")).items():
+        lines, tables = [], sections(YAML.read_text("utf-8"))
+        named = [name for rows in tables.values() for name, *_ in rows]
+        if wrong := set(named) ^ {name for name, _ in leaves(default_settings())}:
+            raise SphinxError(f"the configuration reference and the YAML differ in {wrong}")
+        for section, rows in tables.items():
             lines += [f"## {section or 'The run'}", ""]
             lines += ["| Setting | Default | Meaning |", "|---|---|---|"]
             cells = ([f"`{name}`", f"`{default}`", meaning] for name, default, meaning in rows)
