@@ -48,6 +48,7 @@ SLOW = {
     "test_parity",
     "test_resume",
     "test_signals",
+    "test_typing",
 }
 
 # Compiled parity takes a minute a layout. These two compile every kind of network but the pixels'
