@@ -25,13 +25,13 @@ train: $(STAMP) ## Train on the default task; ARGS="env.task=walker-stand seed=2
 	$(BIN)/$(TRAIN) $(ARGS)
 
 test: $(STAMP) ## Run the tests and the examples in the docstrings; ARGS="-k planner" selects some.
-	$(BIN)/$(TEST) -m "not compiled" $(ARGS)
+	$(BIN)/$(TEST) -m "not compiled and not docs" $(ARGS)
 
 test-compiled: $(STAMP) ## Run the rest: parity of compiled networks with further reference numbers.
 	$(BIN)/$(TEST) -m compiled $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that neither train nor compile, then train for a few agent steps.
-	$(BIN)/$(TEST) -m "not slow" $(ARGS)
+	$(BIN)/$(TEST) -m "not slow and not docs" $(ARGS)
 	output_dir=$$(mktemp -d) && $(BIN)/$(TRAIN) $(SHORT) output_dir=$$output_dir && rm -r $$output_dir
 
 test-pythons: ## Do so with each Python of setup.py that this machine has, in .venv-3.10 and so on.
@@ -60,7 +60,8 @@ lint: $(STAMP) ## Check style and format.
 types: $(STAMP) ## Check the types that users see (mypy).
 	$(BIN)/mypy
 
-docs: $(DOCS) ## Build the documentation as a site in build/docs; DOCS_ONLINE=1 links to other projects' pages.
+docs: $(DOCS) ## Run the code of the documentation and build it as a site in build/docs.
+	$(BIN)/$(TEST) -m docs
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs examples torchrl_tdmpc
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --write-all -c docs -d build/doctrees . build/docs
 

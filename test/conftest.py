@@ -36,10 +36,9 @@ def compile_models_once():
 
 compile_models_once()
 
-# They train, compile, or run every page of the documentation. The others are make test-fast.
+# They train or compile. The others are make test-fast.
 SLOW = {
     "test_benchmarks",
-    "test_docs",
     "test_evaluate",
     "test_cli",
     "test_online_trainer",
@@ -51,9 +50,8 @@ SLOW = {
     "test_typing",
 }
 
-# Compiled parity takes a minute a layout. These two compile every kind of network but the pixels'
-# encoder; the others wait for make test-compiled.
-COMPILED_IN_EVERY_RUN = {"state_episodic", "multitask"}
+# Compiled parity takes a minute a layout. The others wait for make test-compiled.
+COMPILED_IN_EVERY_RUN = "state_episodic"
 
 
 def pytest_collection_modifyitems(items):
@@ -63,7 +61,7 @@ def pytest_collection_modifyitems(items):
         params = item.callspec.params if hasattr(item, "callspec") else {}
         if (
             params.get("compile") == "default"
-            and params.get("reference", "state_episodic") not in COMPILED_IN_EVERY_RUN
+            and params.get("reference", COMPILED_IN_EVERY_RUN) != COMPILED_IN_EVERY_RUN
         ):
             item.add_marker(pytest.mark.compiled)
 

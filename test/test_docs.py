@@ -35,6 +35,7 @@ def seeded():
         yield
 
 
+@pytest.mark.docs
 @pytest.mark.filterwarnings("ignore:No target network updater")  # where a page shows losses alone
 @pytest.mark.filterwarnings("ignore:The 'optimizer' hook stage")  # TorchRL, of its own trainer
 @parametrize_pages
