@@ -16,16 +16,15 @@ from runs import (
     stored_walks,
     without_times,
 )
-from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc import OfflineTrainer, load_agent
+from torchrl_tdmpc import OfflineTrainer, TDMPC2Loss, TDMPC2Update
 from torchrl_tdmpc.checkpoints import read_metadata
 from torchrl_tdmpc.cli import evaluate as command
 from torchrl_tdmpc.cli.modes import settle_run
 from torchrl_tdmpc.cli.train import train
 from torchrl_tdmpc.envs import TaskSet, load_task, load_tasks
 from torchrl_tdmpc.recording import OfflineRecord, normalised_score
-from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, build_networks, evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
@@ -240,6 +239,10 @@ def test_a_model_of_one_task_is_not_evaluated_on_several(tmp_path):
         command.run([f"checkpoint={tmp_path}", "env.tasks=[cup-catch,cartpole-swingup]"])
 
 
-def test_an_agent_of_one_task_is_not_made_of_a_model_of_several(whole):
-    with pytest.raises(CheckpointError, match="is of the tasks walks:pendulum, walks:car; it is"):
-        load_agent(whole[0])
+def test_a_model_of_other_tasks_is_refused(tasks, data):
+    single = build_networks(tasks.padded[0], {**MODEL, "size": 1})
+    other = build_networks(TaskSet("one", tasks.tasks[:1]), MODEL)
+    for networks, discount, words in ((single, 0.9, " and has no task_context"), (other, None, "")):
+        update = TDMPC2Update(TDMPC2Loss(*networks, discount=discount))
+        with pytest.raises(ValueError, match=rf"of 1 tasks{words}; it must .* walks:pendulum, wal"):
+            OfflineTrainer(tasks, data, update=update)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.checkpoints import ReplayLog, find_checkpoint, load_checkpoint, read_metadata
+from torchrl_tdmpc.cli.fine_tuning import place_as_recorded
 from torchrl_tdmpc.cli.help import DATASET_EXAMPLES
 from torchrl_tdmpc.cli.parts import make_replay
 from torchrl_tdmpc.cli.report import markdown
@@ -48,6 +49,7 @@ def export(run: str, folder: str) -> None:
     record = OmegaConf.create(metadata["config"])
     record.device, record.replay.device, record.resume = "cpu", "cpu", str(checkpoint)
     config, task = resolve(record)
+    task = place_as_recorded(task, checkpoint, metadata)
     if task.frame_channels is not None:
         raise ValueError(f"{run} observes pixels; data sets hold vectors.")
     replay = make_replay(config, task)

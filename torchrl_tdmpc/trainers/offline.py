@@ -148,6 +148,14 @@ class OfflineTrainer(Loop):
             networks = [network.to(self.device) for network in build_networks(tasks, model)]
             update = TDMPC2Update(TDMPC2Loss(*networks).to(self.device))
         loss = update.loss
+        context = loss.world_model.task_context
+        num_tasks = 1 if context is None else len(context.embedding)
+        if context is None or num_tasks != len(tasks.names):
+            raise ValueError(
+                f"the update's world model is of {num_tasks} tasks"
+                f"{' and has no task_context' if context is None else ''}; it must have one for "
+                f"each of {', '.join(tasks.names)}."
+            )
         self.update = update
         self.planner = planner or TDMPC2Planner(
             loss.world_model, loss.policy_prior, loss.q_ensemble
