@@ -20,8 +20,10 @@ from torchrl_tdmpc.cli.settings import resolve
 from torchrl_tdmpc.data import (
     EpisodeFiles,
     join_datasets,
+    minari_episodes,
     named_tasks,
     split_dataset,
+    storage_episodes,
     stored_episodes,
     write_episodes,
 )
@@ -57,6 +59,25 @@ def export(run: str, folder: str) -> None:
     episodes = stored_episodes(replay)
     write_episodes(folder, episodes, [task.name])
     print(f"{len(episodes)} episodes of {task.name} in {folder}")
+
+
+def import_(source: str, folder: str, task: str) -> None:
+    """Write the finished episodes of a TorchRL storage, or of Minari, as a data set.
+
+    Args:
+        source: a folder of :func:`storage_episodes`, or ``minari:NAME``.
+        folder: where to.
+        task: the name of the task that they are of.
+
+    Raises:
+        DatasetError: the source does not fit.
+        FileExistsError: the folder holds a data set already.
+        ImportError: Minari is not installed.
+    """
+    name = source.removeprefix("minari:")
+    episodes = storage_episodes(source) if name == source else minari_episodes(name)
+    write_episodes(folder, episodes, [task])
+    print(f"{len(episodes)} episodes of {task} in {folder}")
 
 
 def show(folder: str) -> None:
@@ -150,6 +171,10 @@ def main(arguments: list[str] | None = None) -> None:
     command = add("export", "Write the finished episodes of a run as a data set.")
     command.add_argument("run", help="the run's folder, or one of its checkpoints")
     command.add_argument("folder", help="the data set to write")
+    command = add("import", "Write the episodes of a TorchRL storage, or of Minari, as a data set.")
+    command.add_argument("source", help="folder of a memory-mapped storage, or minari:NAME")
+    command.add_argument("folder", help="the data set to write")
+    command.add_argument("--task", required=True, help="name of the task of all its episodes")
     command = add("show", "Print tasks, episodes, lengths and returns of a data set.")
     command.add_argument("folder", help="the data set")
     command = add("join", "Write several data sets as one data set of several tasks.")
@@ -166,9 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = vars(parser.parse_args(arguments))
     try:
-        {"export": export, "show": show, "join": join, "split": split}[given.pop("command")](
-            **given
-        )
+        run = {"export": export, "import": import_, "show": show, "join": join, "split": split}
+        run[given.pop("command")](**given)
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 
