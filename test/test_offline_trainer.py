@@ -18,13 +18,13 @@ from runs import (
 )
 
 from torchrl_tdmpc import OfflineTrainer, TDMPC2Loss, TDMPC2Update
-from torchrl_tdmpc.checkpoints import read_metadata
+from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.cli import evaluate as command
 from torchrl_tdmpc.cli.modes import settle_run
 from torchrl_tdmpc.cli.train import train
 from torchrl_tdmpc.envs import TaskSet, load_task, load_tasks
 from torchrl_tdmpc.recording import OfflineRecord, normalised_score
-from torchrl_tdmpc.trainers import EVALUATION_SEED, build_networks, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, CollectionError, build_networks, evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
@@ -246,3 +246,51 @@ def test_a_model_of_other_tasks_is_refused(tasks, data):
         update = TDMPC2Update(TDMPC2Loss(*networks, discount=discount))
         with pytest.raises(ValueError, match=rf"of 1 tasks{words}; it must .* walks:pendulum, wal"):
             OfflineTrainer(tasks, data, update=update)
+
+
+def test_an_evaluation_that_fails_ends_a_saved_run(data, tmp_path):
+    trainer = make_offline(configure_offline(f"data={data}", f"output_dir={tmp_path}"))
+
+    class Fail:
+        def on_evaluation_step(self, trainer):
+            raise RuntimeError("the motor is hot.\nIt has to cool down.")
+
+    trainer.callbacks.append(Fail())
+    with pytest.raises(CollectionError) as error:
+        trainer.train()
+    assert str(error.value) == (
+        "in the evaluation, the environments failed after update 15 (RuntimeError: the motor is "
+        f"hot); the run is saved, and resume={tmp_path} goes on with it."
+    )
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert read_metadata(newest)["updates"] == 15
+
+
+def test_a_folder_that_is_gone_is_noticed_at_the_next_update(data, tmp_path):
+    folder, updates = tmp_path / "run", []
+
+    class Delete:
+        def on_update(self, trainer, metrics):
+            updates.append(trainer.counters.updates)
+            if trainer.counters.updates == 3:
+                folder.rename(tmp_path / "moved")
+
+    settings = (f"data={data}", f"output_dir={folder}", "eval.episodes=0")
+    trainer = make_offline(configure_offline(*settings))
+    trainer.callbacks.append(Delete())
+    with pytest.raises(FileNotFoundError, match=f"'{folder}' was deleted, moved or replaced"):
+        trainer.train()
+    assert updates == [1, 2, 3] and not folder.exists()
+
+
+def test_metrics_of_a_callback_that_comes_late_are_refused(data, tmp_path):
+    class Late:
+        metric_names = ("further",)
+
+        def on_update(self, trainer, metrics):
+            metrics["further"] = torch.zeros(())
+
+    trainer = make_offline(configure_offline(f"data={data}", f"output_dir={tmp_path}"))
+    trainer.callbacks.append(Late())
+    with pytest.raises(ValueError, match=r"metric_names \['further'\] have no columns"):
+        trainer.train()
