@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -189,7 +190,9 @@ def test_settings_that_do_not_fit_are_refused(data, tmp_path, settings, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("setting", ["data=somewhere", "env.tasks=[cup-catch]", "model.task_dim=3"])
+@pytest.mark.parametrize(
+    "setting", ["data=somewhere", "env.tasks=[cup-catch]", "env.success_key=x", "model.task_dim=3"]
+)
 def test_settings_of_several_tasks_are_refused_online(setting):
     with pytest.raises(ValueError, match="which has no effect with mode=online"):
         settle_run(configure(setting))
@@ -294,3 +297,18 @@ def test_metrics_of_a_callback_that_comes_late_are_refused(data, tmp_path):
     trainer.callbacks.append(Late())
     with pytest.raises(ValueError, match=r"metric_names \['further'\] have no columns"):
         trainer.train()
+
+
+def test_the_command_line_names_what_tells_success(tmp_path, capsys):
+    data = stored_walks(tmp_path)
+    facts = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(
+        json.dumps({**facts, "tasks": ["walks:upright", "walks:car"]})
+    )
+    names = "env.tasks=[walks:upright,walks:car]"
+    *_, found = run(tmp_path / "run", data, names, "env.success_key=success", "train.steps=2")
+    scores = {row["task"]: row["score"] for row in found}
+    assert scores == {"walks:upright": "100.0", "walks:car": "0.0", "all": "50.0"}
+    assert [row["success"] for row in found] == ["1.0", "0.0", ""]
+    command.run([f"checkpoint={tmp_path / 'run'}", names])
+    assert capsys.readouterr().out.splitlines()[-1] == "mean score 50.00"

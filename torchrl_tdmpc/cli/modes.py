@@ -43,7 +43,7 @@ ONLINE = (
         "eval.video",
     ),
 )
-OFFLINE = ("data", "env.tasks", "model.task_dim")
+OFFLINE = ("data", "env.tasks", "env.success_key", "model.task_dim")
 
 
 def settle_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
@@ -83,7 +83,8 @@ def resolve_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
         )
     names = config.env.tasks
     with naming("env"):
-        tasks = load_tasks(names if isinstance(names, str) else list(names))
+        names = names if isinstance(names, str) else list(names)
+        tasks = load_tasks(names, success_key=config.env.success_key)
     if config.env.task not in (default_settings()["env"]["task"], tasks.name):
         raise ValueError(f"env.task is {config.env.task!r}; with mode=offline set env.tasks alone.")
     config = OmegaConf.merge(config, {"env": {"task": tasks.name, "episodic": False}})

@@ -98,6 +98,7 @@ KINDS = {
             or (isinstance(value, list) and all(isinstance(name, str) for name in value))
         ),
     ),
+    "env.success_key": ("null or a word", lambda value: value is None or isinstance(value, str)),
     "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
     "env.num_envs": (
         "auto or a whole number",

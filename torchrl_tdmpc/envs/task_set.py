@@ -132,12 +132,13 @@ class TaskSet:
         )
 
 
-def load_tasks(names: str | Sequence[str]) -> TaskSet:
+def load_tasks(names: str | Sequence[str], *, success_key: NestedKey | None = None) -> TaskSet:
     """Look several tasks up by their names, or a published set by its own.
 
     Args:
         names: ``"mt30"``, or a name for each task. One that ends like ``-v1`` is an id of
             Gymnasium, one with a colon the import path of a function, any other is of DMControl.
+        success_key: of those that are not of DMControl; see :func:`make_task`.
 
     Raises:
         ImportError: the tasks, or some, are of a suite that is not there.
@@ -163,17 +164,19 @@ def load_tasks(names: str | Sequence[str]) -> TaskSet:
                     f"tasks has {name}, which is of {suite}; give the import path of a function "
                     "that makes its environment, package.module:function."
                 )
-    tasks = tuple(map(_load, names))
+    tasks = tuple(_load(name, success_key) for name in names)
     joined = "+".join(task.name for task in tasks)
     return TaskSet(joined if len(tasks) <= 3 else f"{len(tasks)}-tasks", tasks)
 
 
-def _load(name: str) -> Task:
+def _load(name: str, success_key: NestedKey | None) -> Task:
     """A task of the suite that its name shows."""
     backend = "function" if ":" in name else "dmcontrol"
     if re.search(r"-v\d+$", name):
         backend = "gym"
     try:
-        return load_task(backend, name)
+        if backend == "dmcontrol":
+            return load_task(backend, name)
+        return load_task(backend, name, success_key=success_key)
     except (ImportError, ValueError) as error:
         raise type(error)(f"tasks has {name}: {error}") from error
