@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -16,16 +17,15 @@ from runs import (
     stored_walks,
     without_times,
 )
-from torchrl.checkpoint import CheckpointError
 
-from torchrl_tdmpc import OfflineTrainer, load_agent
-from torchrl_tdmpc.checkpoints import read_metadata
+from torchrl_tdmpc import OfflineTrainer, TDMPC2Loss, TDMPC2Update
+from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.cli import evaluate as command
 from torchrl_tdmpc.cli.modes import settle_run
 from torchrl_tdmpc.cli.train import train
 from torchrl_tdmpc.envs import TaskSet, load_task, load_tasks
 from torchrl_tdmpc.recording import OfflineRecord, normalised_score
-from torchrl_tdmpc.trainers import EVALUATION_SEED, evaluate
+from torchrl_tdmpc.trainers import EVALUATION_SEED, CollectionError, build_networks, evaluate
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 MODEL = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16}
@@ -190,7 +190,9 @@ def test_settings_that_do_not_fit_are_refused(data, tmp_path, settings, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("setting", ["data=somewhere", "env.tasks=[cup-catch]", "model.task_dim=3"])
+@pytest.mark.parametrize(
+    "setting", ["data=somewhere", "env.tasks=[cup-catch]", "env.success_key=x", "model.task_dim=3"]
+)
 def test_settings_of_several_tasks_are_refused_online(setting):
     with pytest.raises(ValueError, match="which has no effect with mode=online"):
         settle_run(configure(setting))
@@ -240,6 +242,73 @@ def test_a_model_of_one_task_is_not_evaluated_on_several(tmp_path):
         command.run([f"checkpoint={tmp_path}", "env.tasks=[cup-catch,cartpole-swingup]"])
 
 
-def test_an_agent_of_one_task_is_not_made_of_a_model_of_several(whole):
-    with pytest.raises(CheckpointError, match="is of the tasks walks:pendulum, walks:car; it is"):
-        load_agent(whole[0])
+def test_a_model_of_other_tasks_is_refused(tasks, data):
+    single = build_networks(tasks.padded[0], {**MODEL, "size": 1})
+    other = build_networks(TaskSet("one", tasks.tasks[:1]), MODEL)
+    for networks, discount, words in ((single, 0.9, " and has no task_context"), (other, None, "")):
+        update = TDMPC2Update(TDMPC2Loss(*networks, discount=discount))
+        with pytest.raises(ValueError, match=rf"of 1 tasks{words}; it must .* walks:pendulum, wal"):
+            OfflineTrainer(tasks, data, update=update)
+
+
+def test_an_evaluation_that_fails_ends_a_saved_run(data, tmp_path):
+    trainer = make_offline(configure_offline(f"data={data}", f"output_dir={tmp_path}"))
+
+    class Fail:
+        def on_evaluation_step(self, trainer):
+            raise RuntimeError("the motor is hot.\nIt has to cool down.")
+
+    trainer.callbacks.append(Fail())
+    with pytest.raises(CollectionError) as error:
+        trainer.train()
+    assert str(error.value) == (
+        "in the evaluation, the environments failed after update 15 (RuntimeError: the motor is "
+        f"hot); the run is saved, and resume={tmp_path} goes on with it."
+    )
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    assert read_metadata(newest)["updates"] == 15
+
+
+def test_a_folder_that_is_gone_is_noticed_at_the_next_update(data, tmp_path):
+    folder, updates = tmp_path / "run", []
+
+    class Delete:
+        def on_update(self, trainer, metrics):
+            updates.append(trainer.counters.updates)
+            if trainer.counters.updates == 3:
+                folder.rename(tmp_path / "moved")
+
+    settings = (f"data={data}", f"output_dir={folder}", "eval.episodes=0")
+    trainer = make_offline(configure_offline(*settings))
+    trainer.callbacks.append(Delete())
+    with pytest.raises(FileNotFoundError, match=f"'{folder}' was deleted, moved or replaced"):
+        trainer.train()
+    assert updates == [1, 2, 3] and not folder.exists()
+
+
+def test_metrics_of_a_callback_that_comes_late_are_refused(data, tmp_path):
+    class Late:
+        metric_names = ("further",)
+
+        def on_update(self, trainer, metrics):
+            metrics["further"] = torch.zeros(())
+
+    trainer = make_offline(configure_offline(f"data={data}", f"output_dir={tmp_path}"))
+    trainer.callbacks.append(Late())
+    with pytest.raises(ValueError, match=r"metric_names \['further'\] have no columns"):
+        trainer.train()
+
+
+def test_the_command_line_names_what_tells_success(tmp_path, capsys):
+    data = stored_walks(tmp_path)
+    facts = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(
+        json.dumps({**facts, "tasks": ["walks:upright", "walks:car"]})
+    )
+    names = "env.tasks=[walks:upright,walks:car]"
+    *_, found = run(tmp_path / "run", data, names, "env.success_key=success", "train.steps=2")
+    scores = {row["task"]: row["score"] for row in found}
+    assert scores == {"walks:upright": "100.0", "walks:car": "0.0", "all": "50.0"}
+    assert [row["success"] for row in found] == ["1.0", "0.0", ""]
+    command.run([f"checkpoint={tmp_path / 'run'}", names])
+    assert capsys.readouterr().out.splitlines()[-1] == "mean score 50.00"

@@ -151,6 +151,7 @@ def test_what_is_learned_from_stored_episodes_arrives(tmp_path):
     data = runs.stored_walks(tmp_path)
     config = runs.configure_offline(f"output_dir={tmp_path / 'run'}", "model.task_dim=5")
     config.env.tasks, config.data = ROWS["offline"]["env.tasks"][0], str(data)
+    config.env.success_key = ROWS["offline"]["env.success_key"][0]
     check("offline", SimpleNamespace(folder=tmp_path, trainer=runs.make_offline(config)))
 
 

@@ -79,3 +79,16 @@ def pendulum():
 def car():
     """Two numbers are observed, one acts, and an episode has five steps."""
     return gymnasium.make("MountainCarContinuous-v0", max_episode_steps=5)
+
+
+class Upright(gymnasium.Wrapper):
+    """Tells, as MetaWorld does, whether a step succeeded: the last one of an episode."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, {**info, "success": float(truncated)}
+
+
+def upright():
+    """The pendulum, whose episodes all succeed."""
+    return Upright(pendulum())

@@ -398,6 +398,7 @@ ROWS = {
         "mode": ("offline", lambda run: type(run.trainer).__name__[:-7].lower()),
         "data": (FOLDER, lambda run: str(Path(run.trainer.data.folder).parent)),
         "env.tasks": (["walks:car", "walks:pendulum"], lambda run: run.trainer.task.names),
+        "env.success_key": ("is_near", lambda run: run.trainer.task.tasks[0].success_key),
         "model.task_dim": (
             5,
             lambda run: run.trainer.update.loss.world_model.task_context.embedding_dim,

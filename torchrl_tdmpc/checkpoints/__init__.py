@@ -11,6 +11,7 @@ from torchrl_tdmpc.checkpoints.lock import FolderLock
 from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
     load_official,
+    num_official_tasks,
     official_weights,
     save_official,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "load_checkpoint",
     "load_official",
     "newest_checkpoint",
+    "num_official_tasks",
     "official_weights",
     "read_metadata",
     "resume_run",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrl_tdmpc.checkpoints.archive import read_weights
 from torchrl_tdmpc.checkpoints.official_entries import (
+    EMBEDDING,
     Q_GROUPS,
     Entries,
     OfficialAgent,
@@ -22,7 +23,13 @@ from torchrl_tdmpc.durable import publish
 from torchrl_tdmpc.modules import SimNorm, official_order
 from torchrl_tdmpc.objectives import TDMPC2Loss
 
-__all__ = ["OfficialAgent", "load_official", "official_weights", "save_official"]
+__all__ = [
+    "OfficialAgent",
+    "load_official",
+    "num_official_tasks",
+    "official_weights",
+    "save_official",
+]
 
 
 def load_official(
@@ -79,6 +86,17 @@ def load_official(
     networks = {"simnorm_dim": simnorm_dim, "dropout": dropout}
     support = {"vmin": vmin, "vmax": vmax}
     return checkpoint.restore(networks, support, device, **settings)
+
+
+def num_official_tasks(path: str | Path) -> int:
+    """The number of tasks that an official checkpoint is of; 0 if it knows one alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no file of weights.
+    """
+    embedding = read_weights(path).get(EMBEDDING)
+    return embedding.shape[0] if isinstance(embedding, Tensor) and embedding.dim() else 0
 
 
 def save_official(path: str | Path, loss: TDMPC2Loss) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
 from torchrl_tdmpc.checkpoints import ReplayLog, find_checkpoint, load_checkpoint, read_metadata
+from torchrl_tdmpc.cli.fine_tuning import place_as_recorded
 from torchrl_tdmpc.cli.help import DATASET_EXAMPLES
 from torchrl_tdmpc.cli.parts import make_replay
 from torchrl_tdmpc.cli.report import markdown
@@ -19,8 +20,10 @@ from torchrl_tdmpc.cli.settings import resolve
 from torchrl_tdmpc.data import (
     EpisodeFiles,
     join_datasets,
+    minari_episodes,
     named_tasks,
     split_dataset,
+    storage_episodes,
     stored_episodes,
     write_episodes,
 )
@@ -48,6 +51,7 @@ def export(run: str, folder: str) -> None:
     record = OmegaConf.create(metadata["config"])
     record.device, record.replay.device, record.resume = "cpu", "cpu", str(checkpoint)
     config, task = resolve(record)
+    task = place_as_recorded(task, checkpoint, metadata)
     if task.frame_channels is not None:
         raise ValueError(f"{run} observes pixels; data sets hold vectors.")
     replay = make_replay(config, task)
@@ -55,6 +59,25 @@ def export(run: str, folder: str) -> None:
     episodes = stored_episodes(replay)
     write_episodes(folder, episodes, [task.name])
     print(f"{len(episodes)} episodes of {task.name} in {folder}")
+
+
+def import_(source: str, folder: str, task: str) -> None:
+    """Write the finished episodes of a TorchRL storage, or of Minari, as a data set.
+
+    Args:
+        source: a folder of :func:`storage_episodes`, or ``minari:NAME``.
+        folder: where to.
+        task: the name of the task that they are of.
+
+    Raises:
+        DatasetError: the source does not fit.
+        FileExistsError: the folder holds a data set already.
+        ImportError: Minari is not installed.
+    """
+    name = source.removeprefix("minari:")
+    episodes = storage_episodes(source) if name == source else minari_episodes(name)
+    write_episodes(folder, episodes, [task])
+    print(f"{len(episodes)} episodes of {task} in {folder}")
 
 
 def show(folder: str) -> None:
@@ -148,6 +171,10 @@ def main(arguments: list[str] | None = None) -> None:
     command = add("export", "Write the finished episodes of a run as a data set.")
     command.add_argument("run", help="the run's folder, or one of its checkpoints")
     command.add_argument("folder", help="the data set to write")
+    command = add("import", "Write the episodes of a TorchRL storage, or of Minari, as a data set.")
+    command.add_argument("source", help="folder of a memory-mapped storage, or minari:NAME")
+    command.add_argument("folder", help="the data set to write")
+    command.add_argument("--task", required=True, help="name of the task of all its episodes")
     command = add("show", "Print tasks, episodes, lengths and returns of a data set.")
     command.add_argument("folder", help="the data set")
     command = add("join", "Write several data sets as one data set of several tasks.")
@@ -164,9 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = vars(parser.parse_args(arguments))
     try:
-        {"export": export, "show": show, "join": join, "split": split}[given.pop("command")](
-            **given
-        )
+        run = {"export": export, "import": import_, "show": show, "join": join, "split": split}
+        run[given.pop("command")](**given)
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
 

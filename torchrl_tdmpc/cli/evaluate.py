@@ -26,6 +26,12 @@ from tqdm import tqdm
 from torchrl_tdmpc.checkpoints import SavedMemory, load_checkpoint, load_official
 from torchrl_tdmpc.checkpoints.archive import first_line
 from torchrl_tdmpc.cli.failures import in_one_sentence
+from torchrl_tdmpc.cli.fine_tuning import (
+    NOT_OFFICIAL,
+    is_official,
+    not_official,
+    place_as_recorded,
+)
 from torchrl_tdmpc.cli.help import asks_for_help, evaluate_help
 from torchrl_tdmpc.cli.modes import resolve_run
 from torchrl_tdmpc.cli.parts import make_loss, make_planner
@@ -40,8 +46,6 @@ from torchrl_tdmpc.trainers import (
     recorded_agent,
     task_discounts,
 )
-
-NOT_OFFICIAL = ("simnorm_dim", "vmin", "vmax", "dropout")  # what a published file does not decide
 
 
 def run(arguments: list[str]) -> None:
@@ -170,8 +174,11 @@ def read_config(path: Path, settings: DictConfig) -> tuple[DictConfig, Task | Ta
         )
     folder = path if path.is_dir() else path.parent
     here = {"device": "auto", "threads": "auto", "output_dir": str(folder), "compile": "off"}
+    here["resume"] = None
     here["eval"] = {"video": False}
     config, task = resolve_run(OmegaConf.merge(config, here, settings))
+    if not is_official(path):
+        task = place_as_recorded(task, checkpoints(path), record)
     return config, task, name
 
 
@@ -197,7 +204,8 @@ def refuse_other_tasks(path: Path, record: dict[str, Any], settings: DictConfig)
     """
     if "agent" not in record:  # refused when it is built
         return
-    ours = recorded_agent(path, record).get("tasks")
+    agent = recorded_agent(path, record)
+    ours = agent.get("tasks") if agent.get("index") is None else None  # trained on one of them
     given = OmegaConf.select(settings, "env.tasks")
     if not ours and given is not None:
         raise ValueError(f"{path} is of one task; env.tasks must be left out.")
@@ -246,7 +254,7 @@ def load_planner(path: Path, config: DictConfig, task: Task | TaskSet) -> TDMPC2
         loss = make_loss(config, task)
         load_checkpoint(checkpoints(path), {"loss": loss}, map_location=config.device)
         return make_planner(config, task, loss)
-    model = {name: config.model[name] for name in NOT_OFFICIAL}
+    model = not_official(config)
     discount, action_dims = config.loss.discount, None
     if isinstance(task, TaskSet):
         discount, action_dims = task_discounts(task), task.action_dims
@@ -291,11 +299,6 @@ def refuse_other_shapes(
             f"{path} observes {theirs[0]} and acts with {action_dim} numbers; env.task "
             f"{task.name} has {list(task.observation_shape)} and {task.action_dim}."
         )
-
-
-def is_official(path: Path) -> bool:
-    """Whether a path is that of an official checkpoint, by its ending."""
-    return path.suffix == ".pt"
 
 
 def checkpoints(path: Path) -> Path:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import uuid
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from torchrl_tdmpc.cli.fine_tuning import RHO, is_official, settle_online
 from torchrl_tdmpc.cli.parts import make_callbacks, make_loss, make_planner, make_update
 from torchrl_tdmpc.cli.settings import (
     check_ranges,
     check_types,
     default_settings,
     leaves,
+    name_run,
     naming,
     resolve,
     resolve_resume,
-    settle,
     settle_compile,
 )
 from torchrl_tdmpc.data import EpisodeFiles, EpisodeStream
@@ -43,26 +43,24 @@ ONLINE = (
         "eval.video",
     ),
 )
-OFFLINE = ("data", "env.tasks", "model.task_dim")
-RHO = 0.5  # published for several tasks, of whatever suites
+OFFLINE = ("data", "env.tasks", "env.success_key", "model.task_dim")
 
 
 def settle_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
-    """What is trained on, and the configuration with every ``auto`` replaced; see :func:`settle`.
+    """What is trained on, and the configuration with every ``auto`` replaced.
 
     Raises:
         ValueError: settings that do not fit together or are out of their range.
     """
     if not _is_offline(config):
-        return settle(config)
+        return settle_online(config)
     settled, tasks = resolve_run(config)
     with naming("logger"):
         check_backend(config.logger.backend)
     if settled.data is None:
         raise ValueError("data is null; with mode=offline it must be the folder of a data set.")
     settled.resume = resolve_resume(settled)
-    if settled.logger.id == "auto":
-        settled.logger.id = uuid.uuid4().hex[:8]
+    name_run(settled)
     return settled, tasks
 
 
@@ -85,7 +83,8 @@ def resolve_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
         )
     names = config.env.tasks
     with naming("env"):
-        tasks = load_tasks(names if isinstance(names, str) else list(names))
+        names = names if isinstance(names, str) else list(names)
+        tasks = load_tasks(names, success_key=config.env.success_key)
     if config.env.task not in (default_settings()["env"]["task"], tasks.name):
         raise ValueError(f"env.task is {config.env.task!r}; with mode=offline set env.tasks alone.")
     config = OmegaConf.merge(config, {"env": {"task": tasks.name, "episodic": False}})
@@ -117,7 +116,10 @@ def _is_offline(config: DictConfig) -> bool:
         raise unknown("mode", config.mode, MODES)
     defaults = dict(leaves(default_settings()))
     given = dict(leaves(OmegaConf.to_container(config)))
-    for key in OFFLINE if config.mode == "online" else ONLINE:
+    without_effect = OFFLINE if config.mode == "online" else ONLINE
+    if config.mode == "online" and is_official(config.resume):  # whose tasks they name
+        without_effect = [key for key in OFFLINE if key != "env.tasks"]
+    for key in without_effect:
         if given.get(key, defaults[key]) != defaults[key]:
             raise ValueError(
                 f"{key} is {given[key]!r}, which has no effect with mode={config.mode}; leave it "

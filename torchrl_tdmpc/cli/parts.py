@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import read_metadata
+from torchrl_tdmpc.cli.fine_tuning import begins_with, not_official
 from torchrl_tdmpc.cli.settings import naming
 from torchrl_tdmpc.data import EpisodeFiles, EpisodeReplay
 from torchrl_tdmpc.envs import Task, TaskSet, seed_generators
@@ -22,6 +23,7 @@ from torchrl_tdmpc.trainers import (
     TDMPC2Update,
     build_networks,
     build_replay,
+    load_pretrained,
 )
 
 __all__ = [
@@ -70,9 +72,14 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "max_skipped_updates": config.train.max_skipped_updates,
         "seed": config.seed,
         "device": config.device,
-        "resume": config.resume,
+        "resume": resumed(config),
         "config": OmegaConf.to_container(config),
     }
+
+
+def resumed(config: DictConfig) -> str | None:
+    """The checkpoint of a run that goes on; None for one that begins."""
+    return None if begins_with(config) is not None else config.resume
 
 
 @naming("replay", "train", "planner")
@@ -87,17 +94,23 @@ def make_replay(config: DictConfig, task: Task) -> EpisodeReplay:
         batch_size=config.train.batch_size,
         device=config.replay.device,
         episodes=None if config.replay.load is None else EpisodeFiles(config.replay.load),
-        fill=config.resume is None,
+        fill=resumed(config) is None,
         networks_device=config.device,
     )
 
 
 @naming("model", "loss")
 def make_loss(config: DictConfig, task: Task | TaskSet) -> TDMPC2Loss:
-    """The loss of world model, policy prior and Q-functions of the sizes asked for."""
+    """The loss of world model, policy prior and Q-functions of the sizes asked for.
+
+    Its weights are random, or those of the model of several tasks that the run begins with.
+    """
     networks = build_networks(task, OmegaConf.to_container(config.model))
     networks = (network.to(config.device) for network in networks)
-    return TDMPC2Loss(*networks, **config.loss).to(config.device)
+    loss = TDMPC2Loss(*networks, **config.loss).to(config.device)
+    if (path := begins_with(config)) is not None:
+        load_pretrained(path, loss, task.model_tasks, not_official(config))
+    return loss
 
 
 @naming("train", "multi_gamma")
@@ -168,7 +181,7 @@ def _make_logger(config: DictConfig) -> Logger | None:
     settings = OmegaConf.to_container(config.logger)
     backend, _ = settings.pop("backend"), settings.pop("artifact")
     resumed_step = None
-    if config.resume is not None:
-        metadata = read_metadata(config.resume)
+    if (checkpoint := resumed(config)) is not None:
+        metadata = read_metadata(checkpoint)
         resumed_step = metadata.get("updates", metadata.get("environment_steps"))
     return make_logger(backend, config.output_dir, resumed_step=resumed_step, **settings)

@@ -98,6 +98,7 @@ KINDS = {
             or (isinstance(value, list) and all(isinstance(name, str) for name in value))
         ),
     ),
+    "env.success_key": ("null or a word", lambda value: value is None or isinstance(value, str)),
     "replay.load": ("null or a folder", lambda value: value is None or isinstance(value, str)),
     "env.num_envs": (
         "auto or a whole number",
@@ -136,15 +137,30 @@ def settle(config: DictConfig) -> tuple[DictConfig, Task]:
         ImportError: a package that a setting needs is not installed.
     """
     settled, task = resolve(config)
-    with naming("logger"):
-        check_backend(config.logger.backend)
-    check_training(settled, task)
+    check_run(settled, task)
     settled.resume = resolve_resume(settled)
-    if settled.logger.id == "auto":
-        settled.logger.id = uuid.uuid4().hex[:8]
+    name_run(settled)
+    return settled, task
+
+
+def check_run(settled: DictConfig, task: Task) -> None:
+    """Refuse what would stop a training run in its middle.
+
+    Raises:
+        ImportError: a package that a setting needs is not installed.
+        ValueError: a length that leaves nothing to learn from, or a task that has no video.
+    """
+    with naming("logger"):
+        check_backend(settled.logger.backend)
+    check_training(settled, task)
     if settled.eval.video:
         check_video(task)
-    return settled, task
+
+
+def name_run(settled: DictConfig) -> None:
+    """Give a run that has none an id."""
+    if settled.logger.id == "auto":
+        settled.logger.id = uuid.uuid4().hex[:8]
 
 
 def resolve(config: DictConfig) -> tuple[DictConfig, Task]:

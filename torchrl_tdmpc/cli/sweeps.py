@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint, read_metadata
+from torchrl_tdmpc.cli.fine_tuning import begins_with
 
 FOLDER = "outputs/sweeps"  # of sweeps that do not say output_dir
 # A run stays the same one when these change
@@ -37,7 +38,9 @@ def place_run(config: DictConfig) -> DictConfig:
     folder = Path(config.output_dir if "output_dir" in given else FOLDER)
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     config.output_dir = str(folder / name_of(overrides))
-    config.resume = "auto"
+    is_begun = find_checkpoint("auto", config.output_dir) is not None
+    if is_begun or begins_with(config) is None:
+        config.resume = "auto"
     side_by_side = hydra.launcher.get("n_jobs", 1)  # joblib's; -1 means one a core
     if config.threads == "auto" and side_by_side != 1:
         cores = os.cpu_count() or 1

@@ -48,6 +48,8 @@ class Report:
         write_config(trainer.output_dir, record)
         if trainer.resume is not None:
             print(f"resumed {trainer.resume}")
+        elif self.config.resume is not None:
+            print(f"begins with the model {self.config.resume}")
 
 
 class OfflineReport(Report):
@@ -179,11 +181,11 @@ def main(compose: Compose = make_trainer) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
     def run(config: DictConfig) -> None:
-        if sweeps.is_sweep():
-            train_one_of_many(config, compose, Path(failures.name))
-            return
         with in_one_sentence():
-            train(config, compose)
+            if sweeps.is_sweep():
+                train_one_of_many(config, compose, Path(failures.name))
+            else:
+                train(config, compose)
 
     with in_one_sentence():
         refuse_unknown_keys(sys.argv[1:])

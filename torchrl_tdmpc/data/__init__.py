@@ -10,6 +10,7 @@ from torchrl_tdmpc.data.dataset import (
 )
 from torchrl_tdmpc.data.joining import join_datasets, named_tasks, split_dataset
 from torchrl_tdmpc.data.replay import EpisodeReplay, ReplayError
+from torchrl_tdmpc.data.storage import minari_episodes, storage_episodes
 from torchrl_tdmpc.data.stream import EpisodeStream
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "EpisodeStream",
     "ReplayError",
     "join_datasets",
+    "minari_episodes",
     "named_tasks",
     "split_dataset",
+    "storage_episodes",
     "stored_episodes",
     "write_episodes",
 ]

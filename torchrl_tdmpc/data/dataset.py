@@ -18,7 +18,7 @@ from torchrl_tdmpc.data.replay import EpisodeReplay
 __all__ = ["DatasetError", "EpisodeFiles", "stored_episodes", "write_episodes"]
 
 FACTS = "dataset.json"  # names of tasks and files, beside a data set that this module wrote
-BLOCK_ROWS = 500_000  # rows that are checked together
+BLOCK_ROWS = 100_000  # rows that are checked together
 
 
 class DatasetError(ValueError):

@@ -7,6 +7,7 @@ from torchrl_tdmpc.envs.contract import NonFiniteError
 from torchrl_tdmpc.envs.dmcontrol import dmcontrol_task
 from torchrl_tdmpc.envs.factory import BACKENDS, WORKERS, env_seeds, load_task, make_env
 from torchrl_tdmpc.envs.generic import function_task, gym_task, make_task
+from torchrl_tdmpc.envs.padding import place_task
 from torchrl_tdmpc.envs.rendering import choose_renderer, refuse_rendering, render
 from torchrl_tdmpc.envs.seeds import forked_generators, seed_generators
 from torchrl_tdmpc.envs.state import (
@@ -16,13 +17,14 @@ from torchrl_tdmpc.envs.state import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.envs.task import Task, names_of, resolve_num_envs, unknown
+from torchrl_tdmpc.envs.task import ModelTasks, Task, names_of, resolve_num_envs, unknown
 from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
 from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
 
 __all__ = [
     "BACKENDS",
     "MT30",
+    "ModelTasks",
     "NonFiniteError",
     "Task",
     "TaskSet",
@@ -45,6 +47,7 @@ __all__ = [
     "make_env",
     "make_task",
     "names_of",
+    "place_task",
     "refuse_rendering",
     "render",
     "resolve_num_envs",

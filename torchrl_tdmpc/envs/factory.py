@@ -30,6 +30,7 @@ def load_task(
     pixels: bool = False,
     video: bool = False,
     extra_keys: Sequence[NestedKey] | None = None,
+    success_key: NestedKey | None = None,
 ) -> Task:
     """Look a task up by name.
 
@@ -47,6 +48,7 @@ def load_task(
         pixels: observe three stacked frames, uint8 ``[9, 64, 64]``, newest last.
         video: whether videos of it will be wanted; see :func:`make_task`.
         extra_keys: further numbers of an episode, such as ``success``; see :func:`make_task`.
+        success_key: see :func:`make_task`; None on DMControl, where returns alone tell.
 
     Returns:
         The task, ready for :func:`make_env`.
@@ -66,7 +68,9 @@ def load_task(
     if kwargs and backend == "dmcontrol":
         raise ValueError(f"kwargs is {dict(kwargs)}; with backend 'dmcontrol' it must be empty.")
     further = {"action_repeat": action_repeat, "observation_keys": observation_keys}
-    further |= {"extra_keys": extra_keys or None}
+    if success_key is not None and backend == "dmcontrol":
+        raise ValueError(f"success_key is {success_key!r}; with backend 'dmcontrol' leave it out.")
+    further |= {"extra_keys": extra_keys or None, "success_key": success_key}
     further |= {"kwargs": kwargs or None, "video": (video and backend != "dmcontrol") or None}
     given = {name: value for name, value in further.items() if value is not None}
     return BACKENDS[backend](name, episode_length=episode_length, pixels=pixels, **given)

@@ -14,6 +14,42 @@ from torchrl.envs import EnvBase
 
 
 @dataclass(frozen=True)
+class ModelTasks:
+    """The tasks that one model is of, by their index in it.
+
+    Attributes:
+        names: what they are called.
+        observation_dims: each task's own number of observed numbers.
+        action_dims: each task's own number of action dimensions.
+        discounts: each task's own discount.
+        embedding_dim: size of the model's task embedding.
+
+    Examples:
+        >>> one = ModelTasks(("cup-catch",), (8,), (2,), (0.99,), 96)
+        >>> one.adding("cartpole-swingup", 5, 1, 0.99).names
+        ('cup-catch', 'cartpole-swingup')
+    """
+
+    names: tuple[str, ...]
+    observation_dims: tuple[int, ...]
+    action_dims: tuple[int, ...]
+    discounts: tuple[float, ...]
+    embedding_dim: int
+
+    def adding(
+        self, name: str, observation_dim: int, action_dim: int, discount: float
+    ) -> ModelTasks:
+        """The same with one more at the end."""
+        return ModelTasks(
+            (*self.names, name),
+            (*self.observation_dims, observation_dim),
+            (*self.action_dims, action_dim),
+            (*self.discounts, discount),
+            self.embedding_dim,
+        )
+
+
+@dataclass(frozen=True)
 class Task:
     """One named task: its limits, and how to make an environment that poses it.
 
@@ -40,6 +76,9 @@ class Task:
             returns alone tell.
         num_envs: of environments that are a batch by nature: the N of the batch size ``[N]`` that
             ``make`` gives; None of those that are made one by one.
+        index: where the environments are padded for a model of several tasks: the index of this
+            one, which they write as ``task``.
+        model_tasks: the tasks of the model that it is padded for.
     """
 
     name: str
@@ -56,6 +95,8 @@ class Task:
     extra_keys: tuple[NestedKey, ...] = ()
     success_key: NestedKey | None = None
     num_envs: int | None = None
+    index: int | None = None
+    model_tasks: ModelTasks | None = None
 
     @property
     def extra_names(self) -> dict[str, NestedKey]:

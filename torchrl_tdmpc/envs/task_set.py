@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from tensordict import NestedKey, TensorDictBase
-from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import EnvBase, StepCounter, Transform
+from tensordict import NestedKey
 
 from torchrl_tdmpc.envs.factory import load_task
-from torchrl_tdmpc.envs.task import Task, names_of, unknown
+from torchrl_tdmpc.envs.padding import SUCCESS, pad_task, refuse_padding
+from torchrl_tdmpc.envs.task import ModelTasks, Task, names_of, unknown
 
 __all__ = ["MT30", "TaskSet", "load_tasks"]
 
@@ -30,7 +24,6 @@ MT30 = (
     *("cheetah-run-front", "cheetah-run-back", "cheetah-jump", "hopper-hop-backwards"),
     *("reacher-three-easy", "reacher-three-hard", "cup-spin", "pendulum-spin"),
 )
-SUCCESS = "success"
 NOT_HERE = {"mw-": "Meta-World", "myo-": "MyoSuite", "ms-": "ManiSkill"}  # by the names' beginnings
 
 
@@ -64,16 +57,10 @@ class TaskSet:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"tasks names {twice[0]} twice; each must be there once.")
         for task in self.tasks:
-            if len(task.observation_shape) != 1:
-                raise ValueError(
-                    f"tasks has {task.name}, whose observations have shape "
-                    f"{list(task.observation_shape)}; each must be a vector."
-                )
-            if task.num_envs is not None:
-                raise ValueError(
-                    f"tasks has {task.name}, whose environments are a batch of {task.num_envs}; "
-                    "each must be made one by one."
-                )
+            try:
+                refuse_padding(task)
+            except ValueError as error:
+                raise ValueError(f"tasks has {error}") from None
 
     @property
     def names(self) -> list[str]:
@@ -122,6 +109,16 @@ class TaskSet:
         """The longest."""
         return max(task.episode_length for task in self.tasks)
 
+    def for_model(self, discounts: Sequence[float], embedding_dim: int) -> ModelTasks:
+        """The same as what a model is of.
+
+        Args:
+            discounts: one for each task.
+            embedding_dim: size of the task embedding.
+        """
+        columns = (self.names, self.observation_dims, self.action_dims, discounts)
+        return ModelTasks(*map(tuple, columns), embedding_dim)
+
     @property
     def padded(self) -> tuple[Task, ...]:
         """The tasks with environments that look alike, whose entry ``task`` is the index.
@@ -130,24 +127,18 @@ class TaskSet:
         terminations, so they count as not episodic.
         """
         return tuple(
-            dataclasses.replace(
-                task,
-                observation_shape=self.observation_shape,
-                action_dim=self.action_dim,
-                make=functools.partial(_make_padded, task, index, self),
-                episodic=False,
-                extra_keys=self.extra_keys,
-            )
+            pad_task(task, index, self.observation_shape[0], self.action_dim, self.extra_keys)
             for index, task in enumerate(self.tasks)
         )
 
 
-def load_tasks(names: str | Sequence[str]) -> TaskSet:
+def load_tasks(names: str | Sequence[str], *, success_key: NestedKey | None = None) -> TaskSet:
     """Look several tasks up by their names, or a published set by its own.
 
     Args:
         names: ``"mt30"``, or a name for each task. One that ends like ``-v1`` is an id of
             Gymnasium, one with a colon the import path of a function, any other is of DMControl.
+        success_key: of those that are not of DMControl; see :func:`make_task`.
 
     Raises:
         ImportError: the tasks, or some, are of a suite that is not there.
@@ -173,87 +164,19 @@ def load_tasks(names: str | Sequence[str]) -> TaskSet:
                     f"tasks has {name}, which is of {suite}; give the import path of a function "
                     "that makes its environment, package.module:function."
                 )
-    tasks = tuple(map(_load, names))
+    tasks = tuple(_load(name, success_key) for name in names)
     joined = "+".join(task.name for task in tasks)
     return TaskSet(joined if len(tasks) <= 3 else f"{len(tasks)}-tasks", tasks)
 
 
-def _load(name: str) -> Task:
+def _load(name: str, success_key: NestedKey | None) -> Task:
     """A task of the suite that its name shows."""
     backend = "function" if ":" in name else "dmcontrol"
     if re.search(r"-v\d+$", name):
         backend = "gym"
     try:
-        return load_task(backend, name)
+        if backend == "dmcontrol":
+            return load_task(backend, name)
+        return load_task(backend, name, success_key=success_key)
     except (ImportError, ValueError) as error:
         raise type(error)(f"tasks has {name}: {error}") from error
-
-
-class Pad(Transform):
-    """Widens observations by zeros, cuts actions, and writes the index of the task.
-
-    Further entries that other tasks lack are left out.
-
-    Args:
-        task: the task alone.
-        index: of the task.
-        tasks: whose widths the environment shall have.
-    """
-
-    invertible = True
-
-    def __init__(self, task: Task, index: int, tasks: TaskSet):
-        super().__init__()
-        self.own_action_dim, self.action_dim = task.action_dim, tasks.action_dim
-        self.observation_dim = tasks.observation_shape[0]
-        self.index = index
-        self.success_key = task.success_key
-        self.extra_keys = tasks.extra_keys
-        self.left_out = [key for key in task.extra_keys if key not in self.extra_keys]
-
-    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
-        observation = next_tensordict["observation"]
-        missing = self.observation_dim - observation.shape[-1]
-        next_tensordict["observation"] = F.pad(observation, (0, missing))
-        next_tensordict["task"] = torch.tensor([self.index])
-        if SUCCESS in self.extra_keys:
-            success = torch.tensor([math.nan])
-            if self.success_key is not None:
-                success = next_tensordict[self.success_key].float().reshape(1)
-            next_tensordict[SUCCESS] = success
-        return next_tensordict.exclude(*self.left_out)
-
-    def _reset(
-        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
-    ) -> TensorDictBase:
-        return self._call(tensordict_reset)
-
-    def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        action = tensordict.get("action", None)
-        if action is not None:  # as it is at a reset
-            tensordict.set("action", action[..., : self.own_action_dim])
-        return tensordict
-
-    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """The padded observation, and the task's index."""
-        observation_spec["observation"] = Unbounded((self.observation_dim,))
-        observation_spec["task"] = Unbounded((1,), dtype=torch.int64)
-        if SUCCESS in self.extra_keys:
-            observation_spec[SUCCESS] = Unbounded((1,))
-        for key in self.left_out:
-            del observation_spec[key]
-        return observation_spec
-
-    def transform_action_spec(self, action_spec: Composite) -> Composite:
-        """The padded action."""
-        action_spec["action"] = Bounded(-1.0, 1.0, (self.action_dim,))
-        return action_spec
-
-
-def _make_padded(task: Task, index: int, tasks: TaskSet, seed: int) -> EnvBase:
-    """One environment of a task, with the same entries as those of the others."""
-    env = task.make(seed)
-    env.append_transform(Pad(task, index, tasks))
-    if "_step_count" not in env.observation_spec.keys():  # noqa: SIM118
-        env.append_transform(StepCounter(step_count_key="_step_count"))
-    return env

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchrl_tdmpc.envs import Task
-from torchrl_tdmpc.envs.task_set import SUCCESS
+from torchrl_tdmpc.envs.padding import SUCCESS
 from torchrl_tdmpc.recording.progress import SECONDS_BETWEEN_LINES
 from torchrl_tdmpc.recording.rows import COST_COLUMNS, EVAL_COLUMNS, RunRecord
 

@@ -5,12 +5,14 @@ from torchrl_tdmpc.trainers.agent import (
     build_networks,
     load_agent,
     recorded_agent,
+    recorded_tasks,
     task_discounts,
 )
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
 from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates
+from torchrl_tdmpc.trainers.fine_tuning import Pretrained, load_pretrained, place_in_model
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.offline import OfflineCounters, OfflineTrainer
@@ -32,6 +34,7 @@ __all__ = [
     "OfflineTrainer",
     "OnlineTrainer",
     "Patience",
+    "Pretrained",
     "SkippedUpdates",
     "TDMPC2Update",
     "UpdateStepper",
@@ -41,7 +44,10 @@ __all__ = [
     "discount_heuristic",
     "evaluate",
     "load_agent",
+    "load_pretrained",
+    "place_in_model",
     "recorded_agent",
+    "recorded_tasks",
     "seed_steps",
     "task_discounts",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torchrl_tdmpc.checkpoints import FolderLock, ReplayLog, save_run
 from torchrl_tdmpc.recording import RunRecord
 from torchrl_tdmpc.trainers.callbacks import Callbacks
+from torchrl_tdmpc.trainers.failures import CollectionError, summary
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.schedule import is_due
@@ -22,6 +23,8 @@ class Loop(ABC):
 
     Its trainer sets these attributes, and documents them.
     """
+
+    unit: str  # that intervals count, in a message
 
     output_dir: Path | None
     eval_interval: int
@@ -102,6 +105,34 @@ class Loop(ABC):
                 f"the checkpoint could not be saved, the earlier ones are kept: {error}",
                 stacklevel=2,
             )
+
+    def _refuse_late_metrics(self) -> None:
+        """Refuse metrics of a callback that was added after the columns were chosen."""
+        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
+            raise ValueError(
+                f"metric_names {sorted(late)} have no columns, because their callback was added "
+                "later; give it to the trainer among its callbacks."
+            )
+
+    def _refuse_deleted(self) -> None:
+        """Notice that ``output_dir`` is gone."""
+        if self.lock is not None:
+            self.lock.refuse_deleted()
+
+    def _save_and_raise(self, who: str, error: Exception) -> NoReturn:
+        """Save what is left when environments failed, and say so in one sentence.
+
+        Args:
+            who: failed, the beginning of the sentence.
+            error: what was raised.
+        """
+        self._save_or_warn()
+        saved = ""
+        if self.output_dir is not None:
+            saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
+        raise CollectionError(
+            f"{who} after {self.unit} {self._now} ({summary(error)}){saved}."
+        ) from error
 
     def _unlock(self) -> None:
         if self.lock is not None:

@@ -19,7 +19,7 @@ from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.trainers.base import Loop
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
-from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
+from torchrl_tdmpc.trainers.failures import SkippedUpdates, who_failed
 from torchrl_tdmpc.trainers.interrupt import LeftEarly
 from torchrl_tdmpc.trainers.schedule import is_due
 from torchrl_tdmpc.trainers.update import TDMPC2Update
@@ -34,6 +34,8 @@ class OnlineLoop(Loop):
 
     :class:`~torchrl_tdmpc.OnlineTrainer` sets these attributes, and documents them.
     """
+
+    unit = "agent step"
 
     task: Task
     steps: int
@@ -66,11 +68,7 @@ class OnlineLoop(Loop):
             OSError: the last checkpoint could not be written.
             ValueError: a callback with metrics was added after the columns were chosen.
         """
-        if late := set(self.callbacks.metric_names) - set(self.record.metrics):
-            raise ValueError(
-                f"metric_names {sorted(late)} have no columns, because their callback was added "
-                "later; give it to the trainer among its callbacks."
-            )
+        self._refuse_late_metrics()
         with self.interrupt, self.patience, self._ending():
             self._resume()
             self.callbacks.on_begin(self)
@@ -102,8 +100,7 @@ class OnlineLoop(Loop):
 
     def collect(self) -> None:
         """Take one agent step in each environment, and remember it."""
-        if self.lock is not None:
-            self.lock.refuse_deleted()
+        self._refuse_deleted()
         try:
             with self.patience.waiting(self.planner):
                 self._collected = self._collected or iter(self.collector)
@@ -203,14 +200,7 @@ class OnlineLoop(Loop):
         if env is not None:
             kill_workers(env)  # what they would answer now is of no use
             self._collector_state.failed = True
-        self._save_or_warn()
-        saved = ""
-        if self.output_dir is not None:
-            saved = f"; the run is saved, and resume={self.output_dir} goes on with it"
-        step = self.counters.agent_steps
-        raise CollectionError(
-            f"{where}{who} after agent step {step} ({summary(error)}){saved}."
-        ) from error
+        self._save_and_raise(f"{where}{who}", error)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:

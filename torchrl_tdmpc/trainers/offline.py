@@ -22,7 +22,7 @@ from torchrl_tdmpc.trainers.agent import build_networks, describe_agent
 from torchrl_tdmpc.trainers.base import Loop
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.evaluation import evaluate
-from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary, who_failed
+from torchrl_tdmpc.trainers.failures import SkippedUpdates, who_failed
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt, LeftEarly
 from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.patience import Patience
@@ -100,6 +100,8 @@ class OfflineTrainer(Loop):
         is_stopping: whether the run ends after what it is doing.
     """
 
+    unit = "update"
+
     def __init__(
         self,
         tasks: TaskSet,
@@ -148,6 +150,14 @@ class OfflineTrainer(Loop):
             networks = [network.to(self.device) for network in build_networks(tasks, model)]
             update = TDMPC2Update(TDMPC2Loss(*networks).to(self.device))
         loss = update.loss
+        context = loss.world_model.task_context
+        num_tasks = 1 if context is None else len(context.embedding)
+        if context is None or num_tasks != len(tasks.names):
+            raise ValueError(
+                f"the update's world model is of {num_tasks} tasks"
+                f"{' and has no task_context' if context is None else ''}; it must have one for "
+                f"each of {', '.join(tasks.names)}."
+            )
         self.update = update
         self.planner = planner or TDMPC2Planner(
             loss.world_model, loss.policy_prior, loss.q_ensemble
@@ -200,7 +210,9 @@ class OfflineTrainer(Loop):
             CollectionError: an environment failed in an evaluation; what there was is saved.
             FloatingPointError: too many updates in a row were skipped.
             OSError: the last checkpoint could not be written.
+            ValueError: a callback with metrics was added after the columns were chosen.
         """
+        self._refuse_late_metrics()
         with self.interrupt, self.patience, self._ending():
             if self.resume is not None:
                 resume_run(self.resume, self.components, self.callbacks.components, None)
@@ -220,6 +232,7 @@ class OfflineTrainer(Loop):
 
     def learn(self) -> None:
         """Do one update."""
+        self._refuse_deleted()
         metrics = self.update(self.data.sample())
         self.skipped_updates.add(bool(metrics["skipped_updates"]))
         self.counters.updates += 1
@@ -243,11 +256,8 @@ class OfflineTrainer(Loop):
         except LeftEarly:
             return
         except Exception as error:
-            self._save_or_warn()
             who, error = who_failed(None, error)
-            raise CollectionError(
-                f"in the evaluation, {who} after update {self.counters.updates} ({summary(error)})."
-            ) from error
+            self._save_and_raise(f"in the evaluation, {who}", error)
         self.counters.evaluated = self.counters.updates
         rows = self.record.tasks_evaluated(self.counters.updates, rows)
         with self.record.pause():

@@ -59,7 +59,8 @@ class OnlineTrainer(OnlineLoop):
         output_dir: where the run writes its checkpoints and files; None writes nothing.
         steps: agent steps of the run, summed over environments.
         seed_steps: random agent steps before the first update; None takes
-            :func:`~torchrl_tdmpc.trainers.seed_steps`.
+            :func:`~torchrl_tdmpc.trainers.seed_steps`. In a task of a model of several, which
+            learned before, they are the model's own, with exploration.
         utd: updates for each agent step (update-to-data ratio), 1 as published; a fraction saves
             time where many environments step together. It holds for the steps of the random warm-up
             too, whose updates are done at its end.
@@ -196,7 +197,7 @@ class OnlineTrainer(OnlineLoop):
             num_envs=num_envs,
             workers=workers,
             env_timeout=env_timeout,
-            seed_steps=seed_steps,
+            random_steps=seed_steps if task.model_tasks is None else 0,
             seed=seed,
             device=self.device,
         )

@@ -23,7 +23,9 @@ __all__ = ["make_loss", "make_planner", "refuse_conflicts", "start_collector"]
 def make_loss(task: Task, networks: Networks, device: torch.device) -> TDMPC2Loss:
     """The published objective of these networks, with the discount of the task's length."""
     networks = [network.to(device) for network in networks]
-    discount = discount_heuristic(task.episode_length, task.discount_cap)
+    discount = None  # where each task of a model has its own
+    if task.model_tasks is None:
+        discount = discount_heuristic(task.episode_length, task.discount_cap)
     return TDMPC2Loss(*networks, discount=discount, rho=task.rho).to(device)
 
 
@@ -40,7 +42,7 @@ def start_collector(
     num_envs: int,
     workers: str,
     env_timeout: float | None,
-    seed_steps: int,
+    random_steps: int,
     seed: int,
     device: torch.device,
 ) -> Collector:
@@ -60,7 +62,7 @@ def start_collector(
                 TransformedEnv(env, Compose(RewardSum(), StepCounter())),
                 planner,
                 frames_per_batch=num_envs,
-                init_random_frames=seed_steps,
+                init_random_frames=random_steps,
                 auto_register_policy_transforms=True,
             )
     except Exception as error:

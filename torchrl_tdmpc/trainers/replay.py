@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDict, unravel_key
 
 from torchrl_tdmpc.data import DatasetError, EpisodeFiles, EpisodeReplay
@@ -31,7 +32,8 @@ def build_replay(
     """Make the replay of a run: empty, or filled with stored episodes.
 
     Args:
-        task: what the run trains on.
+        task: what the run trains on. One that is padded for a model of several has its index in
+            the batches too.
         horizon: steps in a slice.
         steps: agent steps of the run, summed over environments.
         num_envs: environments that are stepped together.
@@ -74,6 +76,7 @@ def build_replay(
         device=device,
         sample_device=networks_device,
         frame_channels=task.frame_channels,
+        observation_keys=["observation", *_index_keys(task)],
         episodic=task.episodic,
         extra_keys=[unravel_key(("next", key)) for key in task.extra_keys],
     )
@@ -101,6 +104,8 @@ def _of_task(episodes: EpisodeFiles, task: Task) -> Iterator[TensorDict]:
                 )
         elif index >= len(names) or names[index] != task.name:
             continue
+        if task.index is not None:
+            episode = _padded(episode, task)
         found = (tuple(episode["observation"].shape[1:]), episode["action"].shape[-1])
         if found != (task.observation_shape, task.action_dim):
             raise DatasetError(
@@ -113,12 +118,32 @@ def _of_task(episodes: EpisodeFiles, task: Task) -> Iterator[TensorDict]:
         raise DatasetError(f"{episodes.folder} has no episode of {task.name}.")
 
 
+def _index_keys(task: Task) -> list[str]:
+    """The entry that tells a model of several tasks which one it is."""
+    return [] if task.index is None else ["task"]
+
+
+def _padded(episode: TensorDict, task: Task) -> TensorDict:
+    """An episode of a task alone as the model of several sees it; what is wider stays so."""
+    sizes = {
+        "observation": task.observation_shape[0],
+        ("next", "observation"): task.observation_shape[0],
+        "action": task.action_dim,
+    }
+    for key, size in sizes.items():
+        episode[key] = F.pad(episode[key], (0, max(0, size - episode[key].shape[-1])))
+    for key in ("task", ("next", "task")):
+        episode[key] = torch.full((len(episode), 1), task.index)
+    return episode
+
+
 def _bytes(task: Task, num_frames: int) -> int:
     """Memory of one transition: a frame of single bytes or a vector of floats, and the rest."""
     observation = math.prod(task.observation_shape) // num_frames
     size = 4 if task.frame_channels is None else 1
     numbers = task.action_dim + 1 + len(task.extra_keys)  # action, reward, further entries
-    return size * observation + 4 * numbers + 2  # and two flags
+    indices = 8 * len(_index_keys(task))
+    return size * observation + 4 * numbers + indices + 2  # and two flags
 
 
 def _fitting_device(num_bytes: int, networks_device: torch.device | str) -> torch.device:
