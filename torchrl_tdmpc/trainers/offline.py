@@ -221,7 +221,7 @@ class OfflineTrainer(Loop):
     def learn(self) -> None:
         """Do one update."""
         metrics = self.update(self.data.sample())
-        self.skipped_updates.add(bool(metrics["skipped_updates"]))
+        self.skipped_updates.add(metrics["skipped_updates"])
         self.counters.updates += 1
         self.callbacks.on_update(self, metrics)
         self.record.update(metrics)
@@ -281,6 +281,7 @@ class OfflineTrainer(Loop):
         if is_due(self.row_interval, recorded, now) or (is_last and recorded < now):
             self.counters.recorded = now
             self.callbacks.on_updates(self, self.record.updates(now))
+            self.skipped_updates.check()
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
         """Progress (with tqdm), with ``output_dir`` CSV files, with a logger its rows."""
