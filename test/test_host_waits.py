@@ -7,7 +7,6 @@ import pytest
 import torch
 from device_modes import HostWaits
 from tiny import (
-    ACTION,
     OBSERVATION,
     tiny_batch,
     tiny_loss,
@@ -21,7 +20,7 @@ from tiny import (
 from tiny_heads import tiny_heads_loss
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_tdmpc import Agent, TDMPC2Planner
+from torchrl_tdmpc import Agent
 from torchrl_tdmpc.recording import RunRecord
 from torchrl_tdmpc.trainers import SkippedUpdates, TDMPC2Update
 
