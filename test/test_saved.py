@@ -46,7 +46,7 @@ class Observe:
             trainer.stop()
 
     def on_update(self, trainer, metrics):
-        trainer.skipped_updates.add(trainer.counters.updates == 16)
+        trainer.skipped_updates.add(torch.tensor(float(trainer.counters.updates == 16)))
 
     def on_checkpoint(self, trainer, path):
         self.saved = states(trainer)

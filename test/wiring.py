@@ -236,11 +236,7 @@ ROWS = {
             lambda run: optimizers(run)[0].param_groups[0]["lr"] / EXPECTED["train.lr"],
         ),
         "train.grad_clip_norm": (13.0, lambda run: run.trainer.update.grad_clip_norm),
-        "train.tau": (
-            0.0625,
-            lambda run: 1 - run.trainer.update.target_updates[0].eps,
-            lambda run: 1 - run.trainer.update.target_updates[1].eps,
-        ),
+        "train.tau": (0.0625, lambda run: run.trainer.update.tau),
         "train.max_skipped_updates": (9, lambda run: run.trainer.skipped_updates.limit),
         "model.enc_dim": (20, lambda run: encoder_widths(run)[0]),
         "model.mlp_dim": (

@@ -137,7 +137,8 @@ class TaskContext(nn.Module):
             ValueError: an index of no task.
         """
         try:
-            embedding = F.embedding(task, self.embedding, max_norm=1.0)
+            self._rescale(task)
+            embedding = F.embedding(task, self.embedding)
         except IndexError:  # on a CPU; CUDA reports it by itself, and nothing waits for that
             raise ValueError(
                 f"task has the indices {task.unique().tolist()}; there are {len(self.embedding)} "
@@ -148,3 +149,11 @@ class TaskContext(nn.Module):
             action_mask=self.action_masks[task],
             discount=self.discounts[task].unsqueeze(-1),
         )
+
+    @torch.no_grad()
+    def _rescale(self, task: Tensor) -> None:
+        """What ``max_norm=1.0`` of a look-up does, which on CUDA would make the host wait."""
+        norm = self.embedding.norm(dim=-1, keepdim=True)
+        is_read = torch.zeros_like(norm, dtype=torch.bool).index_fill_(0, task.flatten(), True)
+        scale = (1 / (norm.double() + 1e-7)).to(norm.dtype)
+        self.embedding.mul_(torch.where(is_read & (norm > 1), scale, 1.0))

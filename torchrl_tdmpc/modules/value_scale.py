@@ -37,7 +37,7 @@ class RunningPercentileScale(nn.Module):
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
         """Move the scale towards the spread of ``values`` (any shape), if that is finite."""
-        percentiles = values.new_tensor([0.05, 0.95])
+        percentiles = torch.linspace(0.05, 0.95, 2, dtype=values.dtype, device=values.device)
         low, high = values.flatten().quantile(percentiles).to(self.value.dtype)
         spread = (high - low).clamp(min=1)
         self.value.lerp_(torch.where(spread.isfinite(), spread, self.value), self.tau)

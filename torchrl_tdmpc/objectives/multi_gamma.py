@@ -261,7 +261,7 @@ class MultiGammaValueLoss(FunctionalLoss):
         with torch.no_grad():
             reward = rollout[next_key(keys.reward)]
             going_on = 1 - rollout[next_key(keys.terminated)].to(reward.dtype)
-            gamma = torch.tensor(self.gammas[1:], dtype=reward.dtype, device=reward.device)
+            gamma = torch.stack([reward.new_full((), gamma) for gamma in self.gammas[1:]])
             target = reward + gamma * going_on * self._bootstrap(rollout)
         return logits, target
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from torchrl_tdmpc.checkpoints import FolderLock, ReplayLog, save_run
 from torchrl_tdmpc.recording import RunRecord
 from torchrl_tdmpc.trainers.callbacks import Callbacks
-from torchrl_tdmpc.trainers.failures import CollectionError, summary
+from torchrl_tdmpc.trainers.failures import CollectionError, SkippedUpdates, summary
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.schedule import is_due
@@ -34,6 +34,7 @@ class Loop(ABC):
 
     callbacks: Callbacks
     record: RunRecord
+    skipped_updates: SkippedUpdates
     interrupt: GracefulInterrupt
     patience: Patience
     lock: FolderLock | None
@@ -59,8 +60,10 @@ class Loop(ABC):
         """Write a checkpoint.
 
         Raises:
+            FloatingPointError: too many updates in a row were skipped.
             OSError: the disk is full or fails; the earlier checkpoints are as they were.
         """
+        self.skipped_updates.check()
         self.counters.saved = self._now
         if self.output_dir is None:
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
 from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.envs import WorkerError, failed_environment, has_lost_processes
@@ -18,6 +20,8 @@ class CollectionError(RuntimeError):
 class SkippedUpdates:
     """Counts updates in a row that were skipped because a loss or gradient was not finite.
 
+    The count stays on the device of the updates until :meth:`check` reads it.
+
     Args:
         limit: skipped updates in a row that end a run, at least 1.
 
@@ -26,9 +30,9 @@ class SkippedUpdates:
 
     Examples:
         >>> skipped_updates = SkippedUpdates(limit=2)
-        >>> for skipped in (False, True, False, True):
-        ...     skipped_updates.add(skipped)
-        >>> skipped_updates.add(True)
+        >>> for skipped in (0.0, 1.0, 0.0, 1.0, 1.0):
+        ...     skipped_updates.add(torch.tensor(skipped))
+        >>> skipped_updates.check()
         Traceback (most recent call last):
             ...
         FloatingPointError: 2 updates in a row were skipped because a loss or a gradient was not...
@@ -38,31 +42,32 @@ class SkippedUpdates:
         if limit < 1:
             raise ValueError(f"max_skipped_updates is {limit}; it must be at least 1.")
         self.limit = limit
-        self._in_a_row = 0
+        self._in_a_row = self._most = torch.zeros(())
 
-    def add(self, skipped: bool) -> None:
-        """Count an update.
+    def add(self, skipped: Tensor) -> None:
+        """Count an update: 1 if it was skipped, else 0."""
+        self._in_a_row = (self._in_a_row + 1) * skipped
+        self._most = torch.maximum(self._most, self._in_a_row)
 
-        Args:
-            skipped: whether it was skipped.
+    def check(self) -> None:
+        """Read the count, which waits for the device if updates are under way there.
 
         Raises:
-            FloatingPointError: if ``limit`` updates in a row were skipped.
+            FloatingPointError: if ``limit`` updates in a row were skipped since the run began.
         """
-        self._in_a_row = self._in_a_row + 1 if skipped else 0
-        if self._in_a_row >= self.limit:
+        if (most := int(self._most)) >= self.limit:
             raise FloatingPointError(
-                f"{self._in_a_row} updates in a row were skipped because a loss or a gradient was "
+                f"{most} updates in a row were skipped because a loss or a gradient was "
                 f"not finite (max_skipped_updates is {self.limit})."
             )
 
     def state_dict(self) -> dict[str, int]:
         """The count."""
-        return {"in_a_row": self._in_a_row}
+        return {"in_a_row": int(self._in_a_row)}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on counting from there."""
-        self._in_a_row = state["in_a_row"]
+        self._in_a_row = torch.tensor(float(state["in_a_row"]))
 
 
 def who_failed(env: EnvBase | None, error: Exception) -> tuple[str, Exception]:

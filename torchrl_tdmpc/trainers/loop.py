@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase
 
@@ -93,13 +94,17 @@ class OnlineLoop(Loop):
             if self.is_stopping:
                 break
             metrics = self.update(self.replay.sample()).set("nan_values", counters.nan_values)
-            self.skipped_updates.add(bool(metrics["skipped_updates"]))
+            self.skipped_updates.add(metrics["skipped_updates"])
             counters.updates += 1
             self.callbacks.on_update(self, metrics)
             self.record.update(metrics)
 
     def collect(self) -> None:
-        """Take one agent step in each environment, and remember it."""
+        """Take one agent step in each environment, and remember it.
+
+        The environments need the actions, so here the host waits for the device, once. What is read
+        of the device afterwards is there already.
+        """
         self._refuse_deleted()
         try:
             with self.patience.waiting(self.planner):
@@ -107,22 +112,14 @@ class OnlineLoop(Loop):
                 data = next(self._collected)
         except Exception as error:
             self._fail(error, self._collector_state.env)
+        self.skipped_updates.check()
         self.replay.extend(data)
         self.counters.agent_steps += data.numel()
         self.counters.nan_values = data["nan_values"].float().mean()
         self.callbacks.on_collect(self, data)
-        ended = data["next"][data["next", "done"].squeeze(-1)]
-        rows = self.record.episodes(
-            step=self._environment_steps,
-            agent_steps=self.counters.agent_steps,
-            returns=ended["episode_reward"].flatten().tolist(),
-            lengths=ended["step_count"].flatten().tolist(),
-            extra={
-                name: ended[key].flatten().tolist() for name, key in self.task.extra_names.items()
-            },
-        )
-        for row in rows:
-            self.callbacks.on_episode(self, row)
+        done = data["next", "done"].squeeze(-1).cpu()
+        if done.any():
+            self._record_episodes(data["next"], done)
 
     def evaluate(self) -> None:
         """Evaluate without exploring, unless the run is asked to end meanwhile."""
@@ -179,6 +176,20 @@ class OnlineLoop(Loop):
     @property
     def _environment_steps(self) -> int:
         return self.counters.agent_steps * self.task.action_repeat
+
+    def _record_episodes(self, steps: TensorDictBase, done: Tensor) -> None:
+        """A row for each episode that ended in ``steps`` ``[num_envs, 1]``."""
+        extra = self.task.extra_names
+        ended = steps.select("episode_reward", "step_count", *extra.values()).cpu()[done]
+        rows = self.record.episodes(
+            step=self._environment_steps,
+            agent_steps=self.counters.agent_steps,
+            returns=ended["episode_reward"].flatten().tolist(),
+            lengths=ended["step_count"].flatten().tolist(),
+            extra={name: ended[key].flatten().tolist() for name, key in extra.items()},
+        )
+        for row in rows:
+            self.callbacks.on_episode(self, row)
 
     def _resume(self) -> None:
         """Put everything where the checkpoint says, if there is one."""

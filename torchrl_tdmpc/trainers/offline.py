@@ -234,7 +234,7 @@ class OfflineTrainer(Loop):
         """Do one update."""
         self._refuse_deleted()
         metrics = self.update(self.data.sample())
-        self.skipped_updates.add(bool(metrics["skipped_updates"]))
+        self.skipped_updates.add(metrics["skipped_updates"])
         self.counters.updates += 1
         self.callbacks.on_update(self, metrics)
         self.record.update(metrics)
@@ -291,6 +291,7 @@ class OfflineTrainer(Loop):
         if is_due(self.row_interval, recorded, now) or (is_last and recorded < now):
             self.counters.recorded = now
             self.callbacks.on_updates(self, self.record.updates(now))
+            self.skipped_updates.check()
 
     def _own_callbacks(self, logger: Logger | None) -> Iterator[Any]:
         """Progress (with tqdm), with ``output_dir`` CSV files, with a logger its rows."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch.nn.utils import clip_grad_norm_
-from torchrl.objectives import LossModule, SoftUpdate
+from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules import Context, Execution
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
@@ -104,6 +104,8 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
+            for name in one._has_update_associated:  # TorchRL warns of targets that nobody moves
+                one._has_update_associated[name] = True
         for one in auxiliary:
             if isinstance(one, MultiGammaValueLoss):
                 one.refuse_misfit(loss)
@@ -134,7 +136,6 @@ class TDMPC2Update:
         self._model_losses = execution.prepare(_model_losses, device)
         self._actor_loss = execution.prepare(type(loss).actor_loss, device)
         self.tau = tau
-        self._make_target_updates()
         self.metric_names = [
             *loss.out_keys,
             "grad_norm_model",
@@ -144,18 +145,6 @@ class TDMPC2Update:
         ]
         if repeated := {n for n in self.metric_names if self.metric_names.count(n) > 1}:
             raise ValueError(f"two losses write {sorted(repeated)}; each needs names of its own.")
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._make_target_updates()  # those that were copied move copies of the targets
-
-    def _make_target_updates(self) -> None:
-        """One for the Q-functions, and one for each auxiliary loss that has targets."""
-        self.target_updates = [
-            _soft_update(one, self.tau)
-            for one in (self.loss, *self.auxiliary)
-            if any(name.startswith("target_") for name in one.state_dict())
-        ]
 
     @property
     def components(self) -> dict[str, Any]:
@@ -185,7 +174,8 @@ class TDMPC2Update:
             and value scale; ``skipped_updates``, 1 if a loss or a gradient was not finite; and
             further ``loss_*`` of a subclass (a run has a column for those in its ``out_keys``). If
             a number of the model was not finite, nothing was changed and the policy's metrics are
-            NaN; if it was one of the policy, only the policy's step was left out.
+            NaN; if it was one of the policy, only the policy's step was left out. The device
+            decides that: everything is computed in any case, and the host waits for nothing.
         """
         for optimizer in (self.model_optimizer, self.actor_optimizer):
             optimizer.zero_grad()  # frees the gradients before memory is needed for activations
@@ -196,26 +186,27 @@ class TDMPC2Update:
         metrics = self._model_losses(self.loss, self.auxiliary, batch, context, **model_draws or {})
         rollout = metrics.pop("rollout")
         metrics["grad_norm_model"], is_finite = self._backward(self.model_optimizer, metrics)
-        if is_finite:
-            self.model_optimizer.step()
-            for parameter in self.shared:
-                parameter.grad = None
+        _step(self.model_optimizer, is_finite)
+        for parameter in self.shared:
+            parameter.grad = None
 
-            # Policy prior, on the same latents, with Q-functions and context as they are now
-            context = self.loss.context(rollout)
-            actor = self._actor_loss(self.loss, rollout, context=context, **actor_draws or {})
-            actor["grad_norm_actor"], is_finite = self._backward(self.actor_optimizer, actor)
-            if is_finite:
-                self.actor_optimizer.step()
-            self._keep_gradients(is_finite)
-            metrics.update(actor)
+        # Policy prior, on the same latents, with Q-functions and context as they are now
+        context, value_scale = self.loss.context(rollout), self.loss.value_scale.value
+        scale_before = value_scale.clone()
+        actor = self._actor_loss(self.loss, rollout, context=context, **actor_draws or {})
+        actor["grad_norm_actor"], is_policy_finite = self._backward(self.actor_optimizer, actor)
+        is_policy_finite = is_policy_finite & is_finite
+        _step(self.actor_optimizer, is_policy_finite)
+        self._keep_gradients(is_finite, is_policy_finite)
+        value_scale.copy_(torch.where(is_finite, value_scale, scale_before))
+        unknown = torch.full((), torch.nan, device=is_finite.device)
+        metrics.update({name: torch.where(is_finite, x, unknown) for name, x in actor.items()})
 
-            # Target Q-functions, targets of auxiliary losses: target <- lerp(target, online, tau)
-            for target_update in self.target_updates:
-                target_update.step()
+        # Target Q-functions, and targets of auxiliary losses
+        for one in (self.loss, *self.auxiliary):
+            _move_targets(one, self.tau, is_finite)
 
-        metrics["skipped_updates"] = torch.tensor(float(not is_finite))
-        unknown = torch.tensor(float("nan"))
+        metrics["skipped_updates"] = (~is_policy_finite).float()
         further = [name for name in metrics.keys() if name.startswith("loss_")]  # noqa: SIM118
         names = dict.fromkeys([*self.metric_names, *further])
         return TensorDict({name: metrics.get(name, unknown) for name in names}).detach()
@@ -226,20 +217,25 @@ class TDMPC2Update:
             left = self.model_optimizer.state[parameter].get("left_by_policy")
             parameter.grad = None if left is None else left.clone()
 
-    def _keep_gradients(self, is_finite: bool) -> None:
-        """Remember what this policy loss left; nothing, if its step was left out."""
+    def _keep_gradients(self, is_finite: torch.Tensor, is_policy_finite: torch.Tensor) -> None:
+        """Remember what this policy loss left.
+
+        Nothing, if the policy's step was left out; what was left before, if the model's was.
+        """
         for parameter in self.shared:
-            is_left = is_finite and parameter.grad is not None
-            left = parameter.grad.clone() if is_left else torch.zeros_like(parameter)
-            self.model_optimizer.state[parameter]["left_by_policy"] = left
+            state, zero = self.model_optimizer.state[parameter], torch.zeros_like(parameter)
+            grad = zero if parameter.grad is None else parameter.grad
+            before = state.get("left_by_policy", zero)
+            grad = torch.where(is_policy_finite, grad, zero)
+            state["left_by_policy"] = torch.where(is_finite, grad, before)
 
     def _backward(
         self, optimizer: torch.optim.Optimizer, losses: TensorDict
-    ) -> tuple[torch.Tensor, bool]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Clipped gradients of the sum of every ``loss_*``.
 
         Returns:
-            Their norm before clipping, and whether it and the sum are finite.
+            Their norm before clipping, and whether it and the sum are finite, on their device.
         """
         total = sum(value for name, value in losses.items() if name.startswith("loss_"))
         total.backward()
@@ -249,7 +245,25 @@ class TDMPC2Update:
         for parameter in self.shared:  # the policy's optimiser does not own them
             if parameter.grad is not None:
                 is_finite = is_finite & parameter.grad.isfinite().all()
-        return grad_norm, bool(is_finite)
+        return grad_norm, is_finite
+
+
+def _step(optimizer: torch.optim.Adam, is_finite: torch.Tensor) -> None:
+    """One step of a fused Adam, which the device leaves out where ``is_finite`` is False."""
+    optimizer.found_inf = (~is_finite).float()
+    optimizer.step()
+    del optimizer.found_inf
+
+
+@torch.no_grad()
+def _move_targets(loss: LossModule, tau: float, is_finite: torch.Tensor) -> None:
+    """``target <- lerp(target, online, tau)``, or with 0 in place of tau: it stays as it is."""
+    for name, targets in loss.named_children():
+        if name.startswith("target_"):
+            online = getattr(loss, name.removeprefix("target_"))
+            for key, target in targets.items(True, True):
+                if online[key].requires_grad:
+                    target.data.lerp_(online[key].data, tau * is_finite.to(target.dtype))
 
 
 def _model_losses(
@@ -296,12 +310,3 @@ def _loss_key(auxiliary: LossModule) -> str:
             "loss must write exactly one loss_*."
         )
     return keys[0]
-
-
-def _soft_update(loss: LossModule, tau: float) -> SoftUpdate:
-    """The update of a loss's targets, which keep the weights they have."""
-    state = loss.state_dict()
-    targets = {name: w.clone() for name, w in state.items() if name.startswith("target_")}
-    update = SoftUpdate(loss, tau=tau)  # copies the online weights to the targets
-    loss.load_state_dict(targets, strict=False)
-    return update
