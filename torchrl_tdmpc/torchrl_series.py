@@ -8,6 +8,7 @@ from typing import Any
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
+from torchrl.objectives import LossModule
 
 
 def carried_data(collector: Collector) -> TensorDictBase | None:
@@ -45,3 +46,9 @@ def worker_processes(env: ParallelEnv) -> list[BaseProcess]:
 def wrapped_env(env: EnvBase) -> Any:
     """What a wrapper of TorchRL was given: an environment of Gymnasium or dm_control."""
     return env._env
+
+
+def tell_targets_move(loss: LossModule) -> None:
+    """Tell a loss that something moves its targets; of others it warns when it is computed."""
+    for name in loss._has_update_associated:
+        loss._has_update_associated[name] = True

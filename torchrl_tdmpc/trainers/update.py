@@ -12,6 +12,7 @@ from torchrl.objectives import LossModule
 
 from torchrl_tdmpc.modules import Context, Execution
 from torchrl_tdmpc.objectives import MultiGammaValueLoss, TDMPC2Loss
+from torchrl_tdmpc.torchrl_series import tell_targets_move
 
 __all__ = ["TDMPC2Update", "count_parameters"]
 
@@ -104,8 +105,7 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
-            for name in one._has_update_associated:  # TorchRL warns of targets that nobody moves
-                one._has_update_associated[name] = True
+            tell_targets_move(one)
         for one in auxiliary:
             if isinstance(one, MultiGammaValueLoss):
                 one.refuse_misfit(loss)
