@@ -12,6 +12,7 @@ from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
     load_official,
     num_official_tasks,
+    official_size,
     official_weights,
     save_official,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "load_official",
     "newest_checkpoint",
     "num_official_tasks",
+    "official_size",
     "official_weights",
     "read_metadata",
     "resume_run",

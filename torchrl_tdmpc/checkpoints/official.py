@@ -20,13 +20,14 @@ from torchrl_tdmpc.checkpoints.official_entries import (
     reorder_latent,
 )
 from torchrl_tdmpc.durable import publish
-from torchrl_tdmpc.modules import SimNorm, official_order
+from torchrl_tdmpc.modules import ModelSize, SimNorm, official_order
 from torchrl_tdmpc.objectives import TDMPC2Loss
 
 __all__ = [
     "OfficialAgent",
     "load_official",
     "num_official_tasks",
+    "official_size",
     "official_weights",
     "save_official",
 ]
@@ -97,6 +98,26 @@ def num_official_tasks(path: str | Path) -> int:
     """
     embedding = read_weights(path).get(EMBEDDING)
     return embedding.shape[0] if isinstance(embedding, Tensor) and embedding.dim() else 0
+
+
+def official_size(path: str | Path) -> ModelSize:
+    """Widths and depths of the networks that an official checkpoint is of.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not such a checkpoint.
+
+    Examples:
+        >>> import tempfile
+        >>> from torchrl_tdmpc.modules import MODEL_SIZES, make_networks
+        >>> loss = TDMPC2Loss(*make_networks((5,), 2, MODEL_SIZES[1]), discount=0.99)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_official(f"{folder}/agent.pt", loss)
+        ...     official_size(f"{folder}/agent.pt") == MODEL_SIZES[1]
+        True
+    """
+    *_, size, _ = Entries(str(path), read_weights(path), discount=None).sizes()
+    return size
 
 
 def save_official(path: str | Path, loss: TDMPC2Loss) -> None:

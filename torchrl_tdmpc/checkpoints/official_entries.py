@@ -39,7 +39,6 @@ class OfficialAgent(NamedTuple):
     loss: TDMPC2Loss  #: networks and target Q-functions, with the checkpoint's weights
     observation_shape: tuple[int, ...]  #: ``(D,)``, or ``(C, 64, 64)`` for stacked frames
     action_dim: int  #: size of the action vector, A
-    size: ModelSize  #: of the networks
 
 
 def official_weights(loss: TDMPC2Loss) -> dict[str, Tensor]:
@@ -174,7 +173,7 @@ class Entries:
             ours = official_weights(loss)
             for name, weight in stored.items():
                 ours[name].copy_(weight)
-        return OfficialAgent(loss, observation_shape, action_dim, size)
+        return OfficialAgent(loss, observation_shape, action_dim)
 
     def build(
         self,

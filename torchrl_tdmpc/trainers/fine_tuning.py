@@ -16,6 +16,7 @@ from torchrl_tdmpc.checkpoints import (
     load_checkpoint,
     load_official,
     num_official_tasks,
+    official_size,
     read_metadata,
 )
 from torchrl_tdmpc.envs import ModelTasks, Task, TaskSet, place_task
@@ -90,7 +91,7 @@ class Pretrained(NamedTuple):
             )
         policy_prior = agent.loss.policy_prior
         model = {
-            **asdict(agent.size),
+            **asdict(official_size(path)),
             "num_bins": agent.loss.world_model.two_hot.num_bins,
             "log_std_min": policy_prior.log_std_min,
             "log_std_max": policy_prior.log_std_max,
