@@ -27,7 +27,7 @@ train: $(STAMP) ## Train on the default task; ARGS="env.task=walker-stand seed=2
 test: $(STAMP) ## Run the tests and the examples in the docstrings; ARGS="-k planner" selects some.
 	$(BIN)/$(TEST) -m "not compiled and not docs" $(ARGS)
 
-test-compiled: $(STAMP) ## Run the rest: parity of compiled networks with further reference numbers.
+test-compiled: $(STAMP) ## Compare compiled updates and plans with the reference numbers.
 	$(BIN)/$(TEST) -m compiled $(ARGS)
 
 test-fast: $(STAMP) ## Run the tests that neither train nor compile, then train for a few agent steps.

@@ -50,19 +50,13 @@ SLOW = {
     "test_typing",
 }
 
-# Compiled parity takes a minute a layout. The others wait for make test-compiled.
-COMPILED_IN_EVERY_RUN = "state_episodic"
-
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if (
-            params.get("compile") == "default"
-            and params.get("reference", COMPILED_IN_EVERY_RUN) != COMPILED_IN_EVERY_RUN
-        ):
+        if params.get("compile") == "default":  # minutes each: in make test-compiled
             item.add_marker(pytest.mark.compiled)
 
 
