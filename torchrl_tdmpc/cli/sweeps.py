@@ -27,7 +27,7 @@ def is_sweep() -> bool:
 
 
 def place_run(config: DictConfig) -> DictConfig:
-    """The configuration of a run of a sweep: in a folder of its own, and resumed by itself.
+    """The configuration of a run of a sweep: in a folder of its own.
 
     The folder lies in ``output_dir``, and its name follows from what the command line sets, never
     from the clock. ``threads=auto`` divides the cores among the runs that go on side by side.
@@ -38,14 +38,23 @@ def place_run(config: DictConfig) -> DictConfig:
     folder = Path(config.output_dir if "output_dir" in given else FOLDER)
     config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     config.output_dir = str(folder / name_of(overrides))
-    is_begun = find_checkpoint("auto", config.output_dir) is not None
-    if is_begun or begins_with(config) is None:
-        config.resume = "auto"
     side_by_side = hydra.launcher.get("n_jobs", 1)  # joblib's; -1 means one a core
     if config.threads == "auto" and side_by_side != 1:
         cores = os.cpu_count() or 1
         config.threads = 1 if side_by_side < 0 else max(1, cores // side_by_side)
     return config
+
+
+def resume_of(config: DictConfig) -> str:
+    """What a run of a sweep goes on from: itself, or at first a model of several tasks.
+
+    Raises:
+        CheckpointError: the model is damaged.
+        FileNotFoundError: there is none at the path given.
+    """
+    if find_checkpoint("auto", config.output_dir) is not None:
+        return "auto"
+    return begins_with(config) or "auto"
 
 
 def name_of(overrides: Sequence[str]) -> str:

@@ -147,6 +147,7 @@ def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> N
     """
     config = sweeps.place_run(config)
     try:
+        config.resume = sweeps.resume_of(config)
         if sweeps.is_finished(config):
             print(f"finished: {config.output_dir}")
             return
@@ -181,11 +182,11 @@ def main(compose: Compose = make_trainer) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(DEFAULTS.parent), config_name=DEFAULTS.stem)
     def run(config: DictConfig) -> None:
+        if sweeps.is_sweep():
+            train_one_of_many(config, compose, Path(failures.name))
+            return
         with in_one_sentence():
-            if sweeps.is_sweep():
-                train_one_of_many(config, compose, Path(failures.name))
-            else:
-                train(config, compose)
+            train(config, compose)
 
     with in_one_sentence():
         refuse_unknown_keys(sys.argv[1:])
