@@ -50,7 +50,8 @@ def group(leader):
 @pytest.fixture
 def run(tmp_path):
     """A run with two environments in processes, once it steps; and its log."""
-    sizes = ("train.steps=100000", "env.num_envs=2", "env.workers=process", "eval.episodes=0")
+    sizes = ("train.steps=100000", "compile=off", "eval.episodes=0")
+    sizes += ("env.num_envs=2", "env.workers=process")
     command = [sys.executable, "-m", "torchrl_tdmpc.cli.train", *TINY, *sizes]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
