@@ -1,0 +1,1 @@
+"""Contributions to TorchRL: one folder each, and what applies, tests and writes them as patches."""
