@@ -70,7 +70,9 @@ def write_patches(build: Path, *roots: Path) -> None:
 def run_all(build: Path, checkout: Path, only: str | None) -> None:
     """Build the overlays, run the tests on them, and print what came out as a table."""
     if not (checkout / "test" / "conftest.py").is_file():
-        raise SystemExit(f"error: TORCHRL={checkout} is no checkout of TorchRL (no test/conftest.py).")
+        raise SystemExit(
+            f"error: TORCHRL={checkout} is no checkout of TorchRL (no test/conftest.py)."
+        )
     installed = Path(importlib.util.find_spec("torchrl").origin).parent.parent
     write_patches(build, installed, checkout)
     overlays = build / "overlays"
@@ -82,15 +84,17 @@ def run_all(build: Path, checkout: Path, only: str | None) -> None:
     every = contributions()
     chosen = [one for one in every if only is None or one.name.startswith(only)]
     if not chosen:
-        raise SystemExit(f"error: --only={only} is no contribution; choose from "
-                         f"{', '.join(one.name[:2] for one in every)}.")
+        numbers = ", ".join(one.name[:2] for one in every)
+        raise SystemExit(f"error: --only={only} is no contribution; choose from {numbers}.")
     base = overlay(overlays / "base", installed, checkout, [])
     base_theirs = run_tests(base, theirs)
     rows, wrong = [], []
     for contribution in chosen:
         stack = with_needs(contribution, every)
         # Without the patch: what it stands on is there, and so are its tests
-        without = overlay(overlays / f"without-{contribution.name}", installed, checkout, stack[:-1])
+        without = overlay(
+            overlays / f"without-{contribution.name}", installed, checkout, stack[:-1]
+        )
         for path in contribution.files:
             (without / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(contribution.folder / path, without / path)
@@ -112,9 +116,8 @@ def run_all(build: Path, checkout: Path, only: str | None) -> None:
 
 def overlay(folder: Path, installed: Path, checkout: Path, stack: list[Contribution]) -> Path:
     """A copy of the installed ``torchrl`` and of the checkout's tests, with contributions applied."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(installed / "torchrl", folder / "torchrl", ignore=ignored)
-    shutil.copytree(checkout / "test", folder / "test", ignore=ignored)
+    shutil.copytree(installed / "torchrl", folder / "torchrl")  # compiled files are valid there
+    shutil.copytree(checkout / "test", folder / "test")
     (folder / "pytest.ini").write_text("[pytest]\n")  # none of the settings of the folders above
     apply(stack, folder, checkout).write(folder)
     return folder
@@ -128,7 +131,7 @@ def run_tests(folder: Path, tests: list[str]) -> Counter:
     """
     report = (folder / "report.xml").resolve()
     report.unlink(missing_ok=True)
-    environment = dict(os.environ, PYTHONPATH=str(folder.resolve()), PYTHONDONTWRITEBYTECODE="1")
+    environment = dict(os.environ, PYTHONPATH=str(folder.resolve()))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     result = subprocess.run(
         [*command, f"--junitxml={report}", *tests],

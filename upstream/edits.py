@@ -63,7 +63,9 @@ class Source:
     def after(self, anchor: str, ours: str, *, indent: int | None = None) -> None:
         """Put our lines after the line with ``anchor``, at its indentation or at ``indent`` spaces."""
         place = self._find(anchor)
-        self._put(place + 1, place + 1, ours, _indent(self.lines[place]) if indent is None else indent)
+        self._put(
+            place + 1, place + 1, ours, _indent(self.lines[place]) if indent is None else indent
+        )
 
     def before(self, anchor: str, ours: str, *, indent: int | None = None) -> None:
         """Put our lines before the line with ``anchor``, at its indentation or at ``indent`` spaces."""

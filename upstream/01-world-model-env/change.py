@@ -5,23 +5,23 @@ FILE = "torchrl/envs/model_based/world_model_env.py"
 
 
 def change(tree):
-    """Expand whole specs, infer the latent's spec, and carry the latent through ``_step``."""
+    """Expand whole specs, and have the latent among the observations."""
     file = tree.file(FILE)
 
-    imports = "from torchrl.envs.model_based.common import ModelBasedEnvBase"
-    file.before("from torchrl.envs.common import", "from torchrl.data import Composite, Unbounded")
+    file.before(
+        "from torchrl.envs.common import",
+        "from torchrl.data.tensor_specs import Composite, Unbounded",
+    )
 
     file.replace(
         "spec. When ``None``, the env exposes the latent state under",
         """
-        spec. When ``None``, the env exposes the latent state under
-        ``latent_key``, with the shape and dtype that the world model's
-        encoder gives an observation of ``base_env``.
+        spec. Its entries are exposed beside the latent state, which is under
+        ``latent_key``. The latent's shape is that of ``latent_key`` in
+        ``base_env``, or else what the encoder makes of its observation.
         """,
         through="inferred from",
     )
-    assert imports in file.text
-
     init = file.within("def __init__(")
     init.replace(
         "self.action_spec = base_env.action_spec",
@@ -37,27 +37,34 @@ def change(tree):
     init.replace(
         "if observation_spec is not None:",
         """
-        # The latent is the state of the imagined env: what ``reset`` gets, and what every
-        # step reads and writes.
+        # The latent is what ``reset`` gets and what every step reads and writes. It stays
+        # an observation beside those of an override: nothing else is carried to the next
+        # step.
         latent_spec = self._make_latent_spec(base_env)
-        self.state_spec = latent_spec
-        self.observation_spec = (
-            latent_spec.clone() if observation_spec is None else observation_spec
-        )
+        self.state_spec = latent_spec.clone()
+        if observation_spec is not None:
+            latent_spec.update(observation_spec)
+        self.observation_spec = latent_spec
         """,
         through="clone()",
     )
-    # the closing lines of the branch that went
     file.before(
         "def _step(self",
         '''
         def _make_latent_spec(self, base_env: EnvBase) -> Composite:
-            """Encode one observation of ``base_env`` to see what its latent looks like."""
-            observation = base_env.observation_spec.zero().expand(self.batch_size)
-            with torch.no_grad():
-                latent = self._world_model.encode(observation.clone()).get(self.latent_key)
-            spec = Unbounded(shape=latent.shape, dtype=latent.dtype, device=self.device)
-            return Composite({self.latent_key: spec}, shape=self.batch_size, device=self.device)
+            """Return the spec of the latent, from ``base_env`` or by encoding its observation."""
+            observation_spec = base_env.observation_spec.expand(self.batch_size)
+            if self.latent_key in observation_spec.keys(True):
+                latent = observation_spec[self.latent_key].zero()
+            else:
+                with torch.no_grad():
+                    latent = self._world_model.encode(observation_spec.zero()).get(
+                        self.latent_key
+                    )
+            spec = Unbounded(latent.shape, dtype=latent.dtype, device=self.device)
+            return Composite(
+                {self.latent_key: spec}, shape=self.batch_size, device=self.device
+            )
 
         ''',
     )
