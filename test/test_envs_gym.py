@@ -133,7 +133,7 @@ def test_without_a_package_of_the_task_the_extra_is_named(monkeypatch):
     ],
 )
 def test_what_is_automatic(tmp_path, overrides, discount, rho, episodic):
-    long = ("train.seed_steps=auto", "train.steps=10_000")
+    long = ("train.seed_steps=auto", "train.steps=10_000", "compile=off")
     config = configure(f"output_dir={tmp_path}", *overrides, *long)
     trainer, (config, _) = make(config), settle(config)
     assert (config.loss.discount, config.loss.rho) == (discount, rho)

@@ -14,7 +14,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import SerialEnv
 from torchrl.testing.mocking_classes import ContinuousActionVecMockEnv
 
-from torchrl_tdmpc import OnlineTrainer
+from torchrl_tdmpc import OnlineTrainer, TDMPC2Planner
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
 from torchrl_tdmpc.envs import load_task, make_task
 from torchrl_tdmpc.trainers import CollectionError, parts, patience
@@ -182,6 +182,19 @@ def test_a_plan_that_takes_long_is_not_waited_for(tmp_path):
     assert len(waited) == 4 and min(waited) > 0  # the clock goes on with the environment
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert not trainer.planner._forward_hooks and not trainer.planner._forward_pre_hooks
+
+
+def test_the_plan_at_the_start_is_not_waited_for(monkeypatch):
+    """A message in the middle of its compilation would end it."""
+    plan, clocks = TDMPC2Planner.forward, []
+
+    def think(planner, tensordict):
+        clocks.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        return plan(planner, tensordict)
+
+    monkeypatch.setattr(TDMPC2Planner, "forward", think)
+    make(None, ContinuousActionVecMockEnv).collector.shutdown()
+    assert clocks and set(clocks) == {0.0}
 
 
 class OnStep:

@@ -57,7 +57,7 @@ def start_collector(
         say_waiting(seconds, f"{int(env.ready.sum())} of {num_envs} are ready")
 
     try:
-        with Patience(env_timeout, on_wait) as patience, patience.waiting():
+        with Patience(env_timeout, on_wait) as patience, patience.waiting(planner):
             return Collector(
                 TransformedEnv(env, Compose(RewardSum(), StepCounter())),
                 planner,
