@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 NIGHTLY := .venv-nightly/.nightly
 MUTANTS := $(VENV)/.mutants
 DOCS := $(VENV)/.docs
+NIGHTLY_FILES := build/upstream/nightly
 VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' setup.py)
 TRAIN := python examples/tdmpc2_multigamma.py
 TEST := python -m pytest -n auto --dist worksteal --doctest-modules test torchrl_tdmpc
@@ -15,7 +16,8 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types docs install bench mutants clean interpreter
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types docs install bench mutants \
+	upstream upstream-check clean interpreter
 
 help: ## Print the targets.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -73,6 +75,12 @@ bench: $(STAMP) $(NIGHTLY) ## Measure the speed; ARGS="--rounds 1 --sizes 5" mea
 mutants: $(MUTANTS) ## Put mistakes into a copy of the library, and see which the tests notice (up to 2 hours).
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
+upstream-check: $(STAMP) $(NIGHTLY_FILES) ## Make the patches for TorchRL in build/upstream from the nightly's files.
+	$(BIN)/python -m upstream check $(NIGHTLY_FILES)
+
+upstream: $(NIGHTLY) ## Test the patches too, with a checkout's tests: TORCHRL=path; ONLY=03 takes one.
+	.venv-nightly/bin/python -m upstream run "$(TORCHRL)" $(if $(ONLY),--only $(ONLY))
+
 clean: ## Remove .venv and its like, build products and caches (never the outputs of runs).
 	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -110,6 +118,13 @@ $(MUTANTS): $(STAMP)
 
 $(DOCS): $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
+	@touch $@
+
+# The files alone: they need no environment of their own to be read.
+$(NIGHTLY_FILES): benchmarks/requirements-nightly.txt | $(STAMP)
+	rm -rf $@
+	$(BIN)/python -m pip download --quiet --no-deps --dest $@ -r $<
+	$(BIN)/python -m zipfile -e $@/torchrl_nightly-*.whl $@
 	@touch $@
 
 # The same, and then the other series in TorchRL's place.

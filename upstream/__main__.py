@@ -1,4 +1,4 @@
-"""Apply, test and write the contributions: ``make upstream TORCHRL=path`` and ``make upstream-check``.
+"""Apply, test and write the contributions: ``make upstream`` and ``make upstream-check``.
 
 ``check`` needs TorchRL's files alone: it applies every contribution to them and writes the patches.
 ``run`` needs the nightly's environment and a checkout of TorchRL, whose tests it runs on copies of
@@ -115,7 +115,7 @@ def run_all(build: Path, checkout: Path, only: str | None) -> None:
 
 
 def overlay(folder: Path, installed: Path, checkout: Path, stack: list[Contribution]) -> Path:
-    """A copy of the installed ``torchrl`` and of the checkout's tests, with contributions applied."""
+    """Copy the installed ``torchrl`` and the checkout's tests, and apply contributions to them."""
     shutil.copytree(installed / "torchrl", folder / "torchrl")  # compiled files are valid there
     shutil.copytree(checkout / "test", folder / "test")
     (folder / "pytest.ini").write_text("[pytest]\n")  # none of the settings of the folders above

@@ -1,9 +1,9 @@
 """Changes to files of another project, placed by short anchors.
 
 A contribution's ``change.py`` holds our own lines and the places where they go, so this repository
-has no line of TorchRL's. A place is named by an *anchor*: a fragment that one line of the file, or of
-the function or class that is named, holds, and no other line. What does not fit is refused in one
-sentence, so a new TorchRL that moved the place is noticed.
+has no line of TorchRL's. A place is named by an *anchor*: a fragment that exactly one line of the
+file, or of the class or function that is named, holds. A place that is not found is refused in one
+sentence, so a change that no longer fits a new TorchRL is noticed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Source:
         self.name = name
         self.lines = text.splitlines(keepends=True)
         self._first, self._last = 0, len(self.lines)
+        self._outer: Source | None = None
 
     @property
     def text(self) -> str:
@@ -42,7 +43,7 @@ class Source:
             anchor: a fragment of a ``class`` or ``def`` line.
 
         Returns:
-            Source: edits of it are edits of the file; take it anew after editing the file elsewhere.
+            Source: edits of it are edits of the file. Take it anew after an edit above it.
         """
         first = self._find(anchor)
         margin = _indent(self.lines[first])
@@ -57,20 +58,21 @@ class Source:
         while not self.lines[last - 1].strip():
             last -= 1
         block = Source.__new__(Source)
-        block.name, block.lines, block._first, block._last = self.name, self.lines, first, last
+        block.name, block.lines, block._outer = self.name, self.lines, self
+        block._first, block._last = first, last
         return block
 
     def after(self, anchor: str, ours: str, *, indent: int | None = None) -> None:
-        """Put our lines after the line with ``anchor``, at its indentation or at ``indent`` spaces."""
+        """Put our lines after the line with ``anchor``, at ``indent`` spaces (default: as it)."""
         place = self._find(anchor)
-        self._put(
-            place + 1, place + 1, ours, _indent(self.lines[place]) if indent is None else indent
-        )
+        margin = _indent(self.lines[place]) if indent is None else indent
+        self._put(place + 1, place + 1, ours, margin)
 
     def before(self, anchor: str, ours: str, *, indent: int | None = None) -> None:
-        """Put our lines before the line with ``anchor``, at its indentation or at ``indent`` spaces."""
+        """Put our lines before the line with ``anchor``, at ``indent`` spaces (default: as it)."""
         place = self._find(anchor)
-        self._put(place, place, ours, _indent(self.lines[place]) if indent is None else indent)
+        margin = _indent(self.lines[place]) if indent is None else indent
+        self._put(place, place, ours, margin)
 
     def replace(self, anchor: str, ours: str, *, through: str | None = None) -> None:
         """Put our lines in the place of the line with ``anchor``, or of it and all up to another.
@@ -90,9 +92,9 @@ class Source:
                 raise AnchorError(f"{self.name} has no line with {through!r} after {anchor!r}.")
         self._put(place, last + 1, ours, _indent(self.lines[place]))
 
-    def append(self, ours: str) -> None:
-        """Put our lines at the end."""
-        self._put(self._last, self._last, ours, 0)
+    def append(self, ours: str, *, indent: int = 0) -> None:
+        """Put our lines at the end of the file, or of the block, at ``indent`` spaces."""
+        self._put(self._last, self._last, ours, indent)
 
     def _find(self, anchor: str) -> int:
         places = [at for at in range(self._first, self._last) if anchor in self.lines[at]]
@@ -106,7 +108,10 @@ class Source:
         text = textwrap.indent(textwrap.dedent(ours.rstrip(" ").removeprefix("\n")), " " * indent)
         fresh = [line + "\n" for line in text.splitlines()]
         self.lines[first:last] = fresh
-        self._last += len(fresh) - (last - first)
+        block: Source | None = self
+        while block is not None:
+            block._last += len(fresh) - (last - first)
+            block = block._outer
 
 
 class Tree:
