@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import types
@@ -45,6 +46,23 @@ def test_config_names_versions_and_commit(tmp_path, monkeypatch):
     assert commit() == git(package, "rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert commit() is None  # no git
+
+
+def test_config_names_the_machine(tmp_path, monkeypatch):
+    written = yaml.safe_load(write_config(tmp_path, {}).read_text())["machine"]
+    processors = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    }
+    assert {written["processor"]} == processors
+    assert written["cores"] == len(os.sched_getaffinity(0))
+    assert written["gpu"] is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    machine = yaml.safe_load(write_config(tmp_path, {}).read_text())["machine"]
+    assert machine == {**written, "cores": 1, "gpu": "a GPU"}
 
 
 def test_a_version_is_that_of_what_runs(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
-"""Where a result comes from: configuration, versions and commit."""
+"""Where a result comes from: configuration, machine, versions and commit."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -10,23 +11,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchrl_tdmpc.durable import naming_file
 
-__all__ = ["write_config"]
+__all__ = ["machine", "write_config"]
 
 PACKAGES = ("torch", "torchrl", "tensordict", "dm-control", "mujoco", "numpy", "torchrl_tdmpc")
 
 
 def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
-    """Write ``config.yaml``: the resolved configuration, ``versions`` and ``commit``.
+    """Write ``config.yaml``: the resolved configuration, ``machine``, ``versions`` and ``commit``.
 
     Args:
         output_dir: An existing directory.
         config: Plain nested dictionaries, lists and scalars.
 
     Returns:
-        The path of the file. Its ``versions`` names Python and the installed packages that shape a
-        result; its ``commit`` is the git commit that this package runs from, ending in ``-dirty``
+        The path of the file. Its ``machine`` names the processor, the number of its cores that this
+        process may use, and the GPU that torch sees, or null. Its ``versions`` names Python and the
+        installed packages that shape a result; its ``commit`` is the git commit that this package runs from, ending in ``-dirty``
         when tracked files differ from it, and null when the package is not in a git checkout.
     """
     import yaml
@@ -36,12 +40,27 @@ def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
         if (version := _version(package)) is not None:
             versions[package] = version
     path = Path(output_dir) / "config.yaml"
-    record = {**config, "versions": versions, "commit": _git_commit(Path(__file__).parent)}
+    commit = _git_commit(Path(__file__).parent)
+    record = {**config, "machine": machine(), "versions": versions, "commit": commit}
     with naming_file(path):
         path.write_text(
             yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
     return path
+
+
+def machine() -> dict[str, Any]:
+    """The ``processor``, the number of ``cores`` that this process may use, and the ``gpu``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ __all__ = ["Arm", "Run", "arms_of", "find_runs", "plot_arms", "read_references",
 NOT_COMPARED = (
     *("seed", "output_dir", "resume", "threads", "device", "parameters", "versions", "commit"),
     *("train.steps", "train.max_skipped_updates", "replay.device"),
-    *("eval.", "checkpoint.", "logger.", "versions.", "parameters."),
+    *("eval.", "checkpoint.", "logger.", "machine.", "versions.", "parameters."),
 )
 RESAMPLES = 2_000  # of the bootstrap
 
