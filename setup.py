@@ -64,6 +64,7 @@ setup(
     packages=find_packages(include=["torchrl_tdmpc", "torchrl_tdmpc.*"]),
     package_data={
         "torchrl_tdmpc": ["py.typed"],
+        "torchrl_tdmpc.recording": ["official.csv"],
         "torchrl_tdmpc.cli": ["config/*.yaml", "config/ablation/*.yaml"],
     },
     entry_points={

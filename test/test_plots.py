@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from torchrl_tdmpc.recording import CsvFiles, ReturnsPlot, RunRecord, plot_returns
+from torchrl_tdmpc.recording import CsvFiles, ReturnsPlot, RunRecord, plot_returns, plots
 
 
 def fake_run(directory: Path, *, seed: int, evaluations: int, episodes: int = 20) -> Path:
@@ -58,3 +58,28 @@ def test_a_run_is_drawn_at_each_evaluation_and_at_its_end(tmp_path):
         plots.append(imread(run / "returns.png"))
     expected = imread(plot_returns(run, title="walker-stand", path=tmp_path / "expected.png"))
     assert all((pixels == expected).all() for pixels in plots)
+
+
+def test_lines_to_compare_with(tmp_path, monkeypatch):
+    """The mean of the random warm-up, and the official return of a task that has one."""
+    run = fake_run(tmp_path / "run", seed=1, evaluations=3)
+    lines = (run / "train.csv").read_text().splitlines()
+    at = lines[0].split(",").index("return")
+    rows = [line.split(",") for line in lines[1:]]
+    # Only the first two episodes are before the first update
+    lines = [f"{line},{loss}" for line, loss in zip(lines, ["loss_consistency", "", "", *18 * [2]])]
+    (run / "train.csv").write_text("\n".join(lines) + "\n")
+    drawn = {}
+    monkeypatch.setattr(
+        plots, "draw_level", lambda _, value, label, **style: drawn.update({label: (value, style)})
+    )
+    plot_returns(run, task="walker-walk")
+    random = (float(rows[0][at]) + float(rows[1][at])) / 2
+    official = "official, 5M parameters, after 100,000 environment steps"
+    assert drawn == {
+        "random policy (mean of 2 warm-up episodes)": (pytest.approx(random), {}),
+        official: (pytest.approx(962, abs=1), {"dotted": True}),
+    }
+    drawn.clear()
+    plot_returns(run, task="Pendulum-v1")
+    assert list(drawn) == ["random policy (mean of 2 warm-up episodes)"]

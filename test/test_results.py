@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from benchmarks.keep_run import main
+from benchmarks.official import returns
 from torchrl_tdmpc.cli.report import markdown
-from torchrl_tdmpc.recording.report import arms_of, find_runs, read_references, table
+from torchrl_tdmpc.recording.report import OFFICIAL, arms_of, find_runs, read_references, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -67,16 +68,34 @@ def test_no_other_run_is_kept(tmp_path, what):
     assert not any(result.glob("*"))
 
 
-def test_references_are_of_tasks_that_there_are():
-    for references in read_references(RESULTS / "official.csv").values():
-        assert all(0 <= reference["mean"] <= 1000 for reference in references)
+def test_official_returns_are_those_of_the_result_files(tmp_path, monkeypatch):
+    folder = tmp_path / "results/tdmpc2"
+    folder.mkdir(parents=True)
+    rows = ["0,1.0,1", "100000,10.0,1", "100000,13.0,2", "200000,99,1"]
+    (folder / "cup-catch.csv").write_text("\n".join(["step,reward,seed", *rows]) + "\n")
+    (folder / "cheetah-jump.csv").write_text("step,reward,seed\n100000,7.25,1\n")
+    (folder / "mw-push.csv").write_text("step,reward,seed\n100000,1,1\n")  # of Meta-World
+    monkeypatch.setattr(returns, "OFFICIAL", tmp_path / "official.csv")
+    returns.main([str(tmp_path)])
+    assert (tmp_path / "official.csv").read_text().splitlines() == [
+        "task,step,mean,std,name",
+        'cheetah-jump,100000,7.2,,"official, 5M parameters"',
+        'cup-catch,100000,11.5,2.1,"official, 5M parameters"',
+    ]
+
+
+def test_official_returns_are_in_the_package():
+    official = read_references(OFFICIAL)
+    (walker,) = official["walker-walk"]
+    assert (walker["mean"], walker["std"], walker["step"]) == (961.9, 12.5, 100_000)
+    assert all(0 <= references[0]["mean"] <= 1000 for references in official.values())
 
 
 @pytest.mark.skipif(not RUNS, reason="no run is kept")
 def test_the_page_says_what_the_runs_say():
     """Each line of the report stands on the page of results, to the digit."""
     page = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    rows = table(arms_of(find_runs([RESULTS])), read_references(RESULTS / "official.csv"))
+    rows = table(arms_of(find_runs([RESULTS])), read_references(OFFICIAL))
     for line in markdown(rows).splitlines():
         assert line in page.splitlines()
 

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from torchrl_tdmpc.cli.help import REPORT_EXAMPLES
-from torchrl_tdmpc.recording.report import arms_of, find_runs, plot_arms, read_references, table
+from torchrl_tdmpc.recording.report import (
+    OFFICIAL,
+    arms_of,
+    find_runs,
+    plot_arms,
+    read_references,
+    table,
+)
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -35,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--references",
         metavar="CSV",
+        default=OFFICIAL,
         help="file with results to draw beside them; columns: task, step (environment steps), "
-        "mean, std, name",
+        "mean, std, name (default: the official implementation after 100,000 environment steps)",
     )
     parser.add_argument(
         "--output",
@@ -48,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         arms = arms_of(find_runs(given.folders))
-        references = {} if given.references is None else read_references(given.references)
+        references = read_references(given.references)
         text = markdown(table(arms, references))
         output = Path(given.output)
         output.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ def default_callbacks(
     record: RunRecord,
     *,
     title: str,
+    task: str,
     is_resumed: bool,
     logger: Logger | None,
 ) -> Iterator[Any]:
@@ -34,6 +35,7 @@ def default_callbacks(
         output_dir: the run's folder, if it writes.
         record: makes the rows.
         title: of the plot.
+        task: name of the task, by which the plot finds the official return.
         is_resumed: whether the files go on.
         logger: one of TorchRL's.
     """
@@ -42,6 +44,6 @@ def default_callbacks(
     if output_dir is not None:
         yield CsvFiles(output_dir, record.train_columns, record.eval_columns, resume=is_resumed)
         if importlib.util.find_spec("matplotlib") is not None:
-            yield ReturnsPlot(output_dir, title=title)
+            yield ReturnsPlot(output_dir, title=title, task=task)
     if logger is not None:
         yield LoggerRows(logger)

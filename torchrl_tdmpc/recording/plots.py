@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torchrl_tdmpc.durable import naming_file
+from torchrl_tdmpc.recording.report import OFFICIAL, read_references
+from torchrl_tdmpc.recording.style import add_legend, draw_level, dress, make_panels
 
 __all__ = ["ReturnsPlot", "plot_returns"]
 
@@ -21,33 +23,41 @@ class ReturnsPlot:
     Args:
         output_dir: The run's folder.
         title: What is trained.
+        task: Its name, by which the official implementation's return is found.
     """
 
-    def __init__(self, output_dir: str | Path, *, title: str = ""):
+    def __init__(self, output_dir: str | Path, *, title: str = "", task: str = ""):
         self.output_dir = Path(output_dir)
         self.title = title
+        self.task = task
 
     def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Draw what there is so far."""
-        plot_returns(self.output_dir, title=self.title)
+        plot_returns(self.output_dir, title=self.title, task=self.task)
 
     def on_end(self, trainer: Any) -> None:
         """Draw the whole run."""
-        plot_returns(self.output_dir, title=self.title)
+        plot_returns(self.output_dir, title=self.title, task=self.task)
 
 
 def plot_returns(
-    output_dir: str | Path, *others: str | Path, title: str = "", path: str | Path | None = None
+    output_dir: str | Path,
+    *others: str | Path,
+    title: str = "",
+    task: str = "",
+    path: str | Path | None = None,
 ) -> Path:
     """Draw the returns of one or several runs over environment steps.
 
     Points are training episodes, which explore; lines are evaluation means with a band of one
-    standard deviation over the episodes of an evaluation.
+    standard deviation over the episodes of an evaluation. Horizontal lines to compare with are the
+    mean return of the random warm-up, and the official implementation's return where it is known.
 
     Args:
         output_dir: A directory with ``train.csv`` and ``eval.csv``, either without rows or with.
         others: More of them (other seeds, say), named in the legend and one colour each.
         title: What was trained, such as ``"walker-stand, 1M parameters, seed 1"``.
+        task: Its name, such as ``"walker-stand"``, by which the official return is found.
         path: Where the plot goes; ``returns.png`` in ``output_dir`` when not given.
 
     Returns:
@@ -56,19 +66,21 @@ def plot_returns(
     Raises:
         FileNotFoundError: If a directory lacks one of the files.
     """
-    from matplotlib.figure import Figure  # without pyplot: needs no display, leaves no state
-
     output_dirs = [Path(output_dir), *map(Path, others)]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = make_panels(1)
     for index, directory in enumerate(output_dirs):
         prefix = f"{directory.resolve().name}: " if others else ""
         _draw_run(axes, directory, color=f"C{index}", prefix=prefix)
-    axes.set(title=title, xlabel="environment steps", ylabel="episode return")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+    if random := [value for directory in output_dirs for value in _random_returns(directory)]:
+        label = f"random policy (mean of {len(random)} warm-up episodes)"
+        draw_level(axes, sum(random) / len(random), label)
+    references = read_references(OFFICIAL).get(task, [])
+    for reference in references:
+        label = f"{reference['name']}, after {reference['step']:,.0f} environment steps"
+        draw_level(axes, reference["mean"], label, dotted=True)
+    words = {"title": title, "xlabel": "environment steps", "ylabel": "episode return"}
+    dress(axes, **words, to_1000=bool(references))
+    add_legend(figure, [axes])
     path = output_dirs[0] / "returns.png" if path is None else Path(path)
     with naming_file(path):
         figure.savefig(path, dpi=120)
@@ -88,6 +100,14 @@ def _draw_run(axes: Any, directory: Path, *, color: str, prefix: str) -> None:
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         label = f"{prefix}evaluation (mean ± std)"
         axes.plot(steps, means, "o-", color=color, linewidth=2, markersize=4, label=label)
+
+
+def _random_returns(directory: Path) -> list[float]:
+    """Returns of the episodes before the first update: their rows have no loss."""
+    columns = "return", "loss_consistency"
+    with (directory / "train.csv").open(newline="", encoding="utf-8") as file:
+        rows = [[row.get(column) for column in columns] for row in csv.DictReader(file)]
+    return [float(value) for value, loss in rows if loss == ""]
 
 
 def _read_columns(path: Path, *columns: str) -> list[list[float]]:

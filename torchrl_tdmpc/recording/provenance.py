@@ -30,8 +30,9 @@ def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
     Returns:
         The path of the file. Its ``machine`` names the processor, the number of its cores that this
         process may use, and the GPU that torch sees, or null. Its ``versions`` names Python and the
-        installed packages that shape a result; its ``commit`` is the git commit that this package runs from, ending in ``-dirty``
-        when tracked files differ from it, and null when the package is not in a git checkout.
+        installed packages that shape a result. Its ``commit`` is the git commit that this package
+        runs from, ending in ``-dirty`` when tracked files differ from it, and null when the package
+        is not in a git checkout.
     """
     import yaml
 

@@ -11,9 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from torchrl_tdmpc.recording.style import add_legend, dress, make_panels
 from torchrl_tdmpc.recording.tasks import ALL_TASKS
 
-__all__ = ["Arm", "Run", "arms_of", "find_runs", "plot_arms", "read_references", "table"]
+__all__ = [
+    "OFFICIAL",
+    "Arm",
+    "Run",
+    "arms_of",
+    "find_runs",
+    "plot_arms",
+    "read_references",
+    "table",
+]
+
+# Returns in the result files of the official implementation: python -m benchmarks.official.returns
+OFFICIAL = Path(__file__).with_name("official.csv")
 
 # Settings that say how a run is done or how long it goes, not what is learned
 NOT_COMPARED = (
@@ -231,16 +244,13 @@ def plot_arms(
         path: where the plot goes.
         over: ``"steps"``, environment steps; or ``"minutes"``.
     """
-    from matplotlib.figure import Figure
-
     tasks = sorted({arm.task for arm in arms})
-    columns = min(3, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    labels = sorted({arm.label for arm in arms})
+    colors = {label: f"C{index}" for index, label in enumerate(labels)}
+    figure, panels = make_panels(len(tasks))
     for panel, task in zip(panels, tasks):
-        for index, arm in enumerate(arm for arm in arms if arm.task == task):
-            _draw_arm(panel, arm, f"C{index}", over)
+        for arm in (arm for arm in arms if arm.task == task):
+            _draw_arm(panel, arm, colors[arm.label], over)
         if over == "steps":
             for reference in references.get(task, ()):
                 error = None if np.isnan(reference["std"]) else reference["std"]
@@ -256,14 +266,10 @@ def plot_arms(
                 )
         units = dict.fromkeys(run.unit for arm in arms if arm.task == task for run in arm.runs)
         xlabel = " or ".join(units) if over == "steps" else "minutes"
-        panel.set(title=task, xlabel=xlabel, ylabel="return")
-        panel.xaxis.set_major_formatter("{x:,.0f}")
-        panel.grid(alpha=0.3)
-        if all(0 <= value <= 1000 for arm in arms for value in arm.at_steps("returns").flatten()):
-            panel.set_ylim(0, 1000)
-        panel.legend(fontsize="small")
-    for panel in panels[len(tasks) :]:
-        panel.set_visible(False)
+        of_task = [arm.at_steps("returns") for arm in arms if arm.task == task]
+        in_range = all(((values >= 0) & (values <= 1000)).all() for values in of_task)
+        dress(panel, title=task, xlabel=xlabel, ylabel="episode return", to_1000=in_range)
+    add_legend(figure, panels)
     figure.savefig(path, dpi=120)
     return Path(path)
 

@@ -226,6 +226,7 @@ class OnlineTrainer(OnlineLoop):
                 self.output_dir,
                 self.record,
                 title=self._title,
+                task=self.task.name,
                 is_resumed=self.resume is not None,
                 logger=logger,
             )
