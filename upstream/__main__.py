@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def write_patches(build: Path, *roots: Path) -> None:
-    """Write ``NN-title.patch`` for each contribution and print its size."""
+    """Write ``NN-title.patch`` for each contribution, print its size, and see that all fit."""
     every = contributions()
     for contribution in every:
         stack = with_needs(contribution, every)
@@ -65,6 +65,7 @@ def write_patches(build: Path, *roots: Path) -> None:
         counts = Counter(line[0] for line in patch.splitlines() if line[:1] in "+-")
         needs = f", on {', '.join(contribution.needs)}" if contribution.needs else ""
         print(f"{contribution.name}: +{counts['+']} -{counts['-']} lines{needs}")
+    apply(every, *roots)  # also all of them on top of each other
 
 
 def run_all(build: Path, checkout: Path, only: str | None) -> None:
@@ -109,6 +110,13 @@ def run_all(build: Path, checkout: Path, only: str | None) -> None:
             wrong.append(f"{contribution.name}: {new_with['failed']} new tests fail with it")
         if their_with["failed"] > base_theirs["failed"]:
             wrong.append(f"{contribution.name}: more of TorchRL's tests fail with it than without")
+    if only is None:
+        together = overlay(overlays / "together", installed, checkout, every)
+        new = run_tests(together, [path for one in every for path in one.tests])
+        their = run_tests(together, theirs)
+        rows.append(("all together", None, new, base_theirs, their))
+        if new["failed"] or their["failed"] > base_theirs["failed"]:
+            wrong.append("all together: more tests fail than without")
     print_table(rows)
     if wrong:
         raise SystemExit("error: " + "; ".join(wrong) + ".")
@@ -160,8 +168,8 @@ def run_tests(folder: Path, tests: list[str]) -> Counter:
 def print_table(rows: list[tuple]) -> None:
     """Print, for each contribution, the passed and failed tests without and with it."""
 
-    def cell(counts: Counter) -> str:
-        return f"{counts['passed']} / {counts['failed']}"
+    def cell(counts: Counter | None) -> str:
+        return "-" if counts is None else f"{counts['passed']} / {counts['failed']}"
 
     print("\npassed / failed            | new tests |           | TorchRL's own |")
     print("contribution               | without   | with      | without       | with")

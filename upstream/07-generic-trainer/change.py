@@ -76,13 +76,8 @@ def _return_actor_loss(file):
     init = loss.within("def __init__(")
     init.after("scale_tau: float", "return_actor_loss: bool | None = None,")
     init.after("self.scale = ", "self.return_actor_loss = return_actor_loss")
-    file.within("def out_keys(").replace(
-        "return [",
-        """
-        keys = ["loss_consistency", "loss_reward", "loss_value"]
-        return [*keys, "loss_actor"] if self.return_actor_loss else keys
-        """,
-        through="]",
+    file.within("def out_keys(").after(
+        '"loss_value",', '*(["loss_actor"] if self.return_actor_loss else []),'
     )
     forward = file.within("class TdMpc2Loss(").within("def forward(")
     forward.replace(
@@ -106,16 +101,16 @@ def _return_actor_loss(file):
             self.return_actor_loss = False
         ''',
     )
-    forward.replace("return TensorDict(", "output = TensorDict(")
-    forward.append(
+    forward.after(
+        "_, metadata =",
         """
+        actor_loss = {}
         if self.return_actor_loss:
-            loss_actor, _ = self.actor_loss_from_latents(metadata.get("actor_latents"))
-            output.set("loss_actor", loss_actor)
-        return output
+            latents = metadata.get("actor_latents")
+            actor_loss["loss_actor"], _ = self.actor_loss_from_latents(latents)
         """,
-        indent=8,
     )
+    forward.after('"loss_value": self.value_coef', "**actor_loss,")
     file.before("from collections.abc import Sequence", "import warnings")
 
 
