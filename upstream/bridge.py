@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
 from torchrl_tdmpc import TDMPC2Loss
 from torchrl_tdmpc.checkpoints import official_weights
 from torchrl_tdmpc.checkpoints.official_entries import reorder_latent
@@ -51,17 +50,26 @@ def to_torchrl(ours: TDMPC2Loss, theirs: TdMpc2Loss) -> None:
 def _copy(theirs: TdMpc2Loss, ours: TDMPC2Loss, *, back: bool) -> None:
     """Copy into ours, or ``back`` into theirs, once both were seen to fit."""
     of_theirs, of_ours = _torchrl_weights(theirs), official_weights(ours)
-    order = official_order(ours.world_model.latent_dim, _simnorm_dim(ours.world_model.dynamics))
+    order = official_order(
+        ours.world_model.latent_dim, _simnorm_dim(ours.world_model.dynamics)
+    )
     for name in sorted(of_theirs.keys() | of_ours.keys()):
         if name not in of_theirs or name not in of_ours:
             owner = "TorchRL's loss" if name in of_theirs else "our loss"
             raise ValueError(f"{name} is a weight of {owner} alone.")
         if of_theirs[name].shape != of_ours[name].shape:
             shapes = f"{list(of_theirs[name].shape)} and {list(of_ours[name].shape)}"
-            raise ValueError(f"{name} has the shapes {shapes} in TorchRL's loss and in ours.")
-    groups = _simnorm_dim(theirs.world_model.dynamics), _simnorm_dim(ours.world_model.dynamics)
+            raise ValueError(
+                f"{name} has the shapes {shapes} in TorchRL's loss and in ours."
+            )
+    groups = (
+        _simnorm_dim(theirs.world_model.dynamics),
+        _simnorm_dim(ours.world_model.dynamics),
+    )
     if groups[0] != groups[1]:
-        raise ValueError(f"a simplex has {groups[0]} features in TorchRL's loss, {groups[1]} here.")
+        raise ValueError(
+            f"a simplex has {groups[0]} features in TorchRL's loss, {groups[1]} here."
+        )
     source, target = (of_ours, of_theirs) if back else (of_theirs, of_ours)
     source = reorder_latent(source, order.argsort() if back else order)
     with torch.no_grad():

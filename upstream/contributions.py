@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,13 @@ class Contribution:
     """One folder: ``README.md`` (the pull request's text), ``change.py`` and new tests.
 
     ``change.py`` has ``change(tree)``, and ``NEEDS``, the names of the contributions that it stands
-    on. The files under ``test/`` land upstream under the same names.
+    on. It may have ``HOLD_ALREADY``, files of tests that pass without the change too. The files under ``test/`` land upstream under the same names.
     """
 
     folder: Path
     needs: tuple[str, ...]
-    change: object
+    change: Callable[[Tree], None]
+    hold_already: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -32,7 +34,8 @@ class Contribution:
     def tests(self) -> list[str]:
         """Its new files of tests, as paths inside TorchRL, sorted."""
         return sorted(
-            str(file.relative_to(self.folder)) for file in self.folder.glob("test/**/test_*.py")
+            str(file.relative_to(self.folder))
+            for file in self.folder.glob("test/**/test_*.py")
         )
 
     @property
@@ -51,11 +54,16 @@ def contributions() -> list[Contribution]:
     found = []
     for file in sorted(HERE.glob("[0-9][0-9]-*/change.py")):
         names = runpy.run_path(str(file))
-        found.append(Contribution(file.parent, tuple(names["NEEDS"]), names["change"]))
+        hold_already = names.get("HOLD_ALREADY", ())
+        found.append(
+            Contribution(file.parent, names["NEEDS"], names["change"], hold_already)
+        )
     return found
 
 
-def with_needs(contribution: Contribution, every: list[Contribution]) -> list[Contribution]:
+def with_needs(
+    contribution: Contribution, every: list[Contribution]
+) -> list[Contribution]:
     """What a contribution stands on, and then it, each once.
 
     Raises:
@@ -66,7 +74,9 @@ def with_needs(contribution: Contribution, every: list[Contribution]) -> list[Co
     for name in contribution.needs:
         found = [other for other in before if other.name == name]
         if not found:
-            raise ValueError(f"{contribution.name} needs {name}, which is not before it.")
+            raise ValueError(
+                f"{contribution.name} needs {name}, which is not before it."
+            )
         wanted += [one for one in with_needs(found[0], before) if one not in wanted]
     return [*wanted, contribution]
 

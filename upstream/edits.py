@@ -86,10 +86,14 @@ class Source:
         place = self._find(anchor)
         last = place
         if through is not None:
-            following = (at for at in range(place, self._last) if through in self.lines[at])
+            following = (
+                at for at in range(place, self._last) if through in self.lines[at]
+            )
             last = next(following, -1)
             if last < 0:
-                raise AnchorError(f"{self.name} has no line with {through!r} after {anchor!r}.")
+                raise AnchorError(
+                    f"{self.name} has no line with {through!r} after {anchor!r}."
+                )
         self._put(place, last + 1, ours, _indent(self.lines[place]))
 
     def append(self, ours: str, *, indent: int = 0) -> None:
@@ -97,7 +101,9 @@ class Source:
         self._put(self._last, self._last, ours, indent)
 
     def _find(self, anchor: str) -> int:
-        places = [at for at in range(self._first, self._last) if anchor in self.lines[at]]
+        places = [
+            at for at in range(self._first, self._last) if anchor in self.lines[at]
+        ]
         if len(places) != 1:
             raise AnchorError(
                 f"{self.name} has {len(places)} lines with the anchor {anchor!r}; one is needed."
@@ -105,7 +111,9 @@ class Source:
         return places[0]
 
     def _put(self, first: int, last: int, ours: str, indent: int) -> None:
-        text = textwrap.indent(textwrap.dedent(ours.rstrip(" ").removeprefix("\n")), " " * indent)
+        text = textwrap.indent(
+            textwrap.dedent(ours.rstrip(" ").removeprefix("\n")), " " * indent
+        )
         fresh = [line + "\n" for line in text.splitlines()]
         self.lines[first:last] = fresh
         block: Source | None = self
@@ -129,7 +137,9 @@ class Tree:
 
     def has(self, path: str) -> bool:
         """Whether a file is there: without a checkout there are no docs to edit."""
-        return path in self.sources or any((root / path).is_file() for root in self.roots)
+        return path in self.sources or any(
+            (root / path).is_file() for root in self.roots
+        )
 
     def file(self, path: str) -> Source:
         """The file at ``path``, to be edited.
@@ -140,7 +150,9 @@ class Tree:
         if path not in self.sources:
             found = [root / path for root in self.roots if (root / path).is_file()]
             if not found:
-                raise AnchorError(f"{path} is in none of {', '.join(map(str, self.roots))}.")
+                raise AnchorError(
+                    f"{path} is in none of {', '.join(map(str, self.roots))}."
+                )
             self.before[path] = found[0].read_text()
             self.sources[path] = Source(path, self.before[path])
         return self.sources[path]

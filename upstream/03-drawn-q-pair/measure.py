@@ -100,7 +100,10 @@ def work(loss: TdMpc2Loss) -> dict:
 def main(root: Path) -> None:
     """Print a line for each piece of work."""
     torch.set_num_threads(1)
-    before = load(root, "torchrl.modules.models.tdmpc2"), load(root, "torchrl.objectives.tdmpc2")
+    before = (
+        load(root, "torchrl.modules.models.tdmpc2"),
+        load(root, "torchrl.objectives.tdmpc2"),
+    )
     classes = [
         (before[0].TdMpc2QEnsemble, before[1].TdMpc2Loss),
         (TdMpc2QEnsemble, TdMpc2Loss),
@@ -119,7 +122,8 @@ def main(root: Path) -> None:
             torch.manual_seed(2)
             results.append(compared[version][name]())
         far = max(
-            ((a - b).abs().max() / a.abs().max().clamp_min(1e-12)).item() for a, b in zip(*results)
+            ((a - b).abs().max() / a.abs().max().clamp_min(1e-12)).item()
+            for a, b in zip(*results)
         )
         print(
             f"{name:28} {1000 * best[0]:7.1f} ms -> {1000 * best[1]:7.1f} ms,"

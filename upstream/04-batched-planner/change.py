@@ -14,7 +14,8 @@ def change(tree):
         "self, latent: torch.Tensor, noise: torch.Tensor | None = None",
     )
     prior.replace(
-        "eps = torch.randn_like(", "eps = torch.randn_like(mean) if noise is None else noise"
+        "eps = torch.randn_like(",
+        "eps = torch.randn_like(mean) if noise is None else noise",
     )
 
     model.within("def _q_logits(").replace(

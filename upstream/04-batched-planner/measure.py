@@ -45,12 +45,19 @@ def make_planner(planner_class: type, q_class: type, size: int) -> TdMpc2Planner
     sizes = {"latent_dim": latent_dim, "action_dim": ACTION_DIM, "mlp_dim": mlp_dim}
     torch.manual_seed(0)
     world_model = instantiate(
-        TdMpc2WorldModelConfig(**sizes, observation_dim=OBSERVATION_DIM, encoder_depth=2)
+        TdMpc2WorldModelConfig(
+            **sizes, observation_dim=OBSERVATION_DIM, encoder_depth=2
+        )
     )
     policy_prior = instantiate(TdMpc2PolicyPriorConfig(**sizes))
     q_ensemble = instantiate(TdMpc2QEnsembleConfig(**sizes, num_q=num_q))
-    with torch.no_grad():  # the last layers start at zero, where all candidates are worth the same
-        for parameter in [*q_ensemble.q_params.parameters(), *world_model.reward_head.parameters()]:
+    with (
+        torch.no_grad()
+    ):  # the last layers start at zero, where all candidates are worth the same
+        for parameter in [
+            *q_ensemble.q_params.parameters(),
+            *world_model.reward_head.parameters(),
+        ]:
             parameter.add_(torch.randn_like(parameter) / 50)
     q_ensemble.__class__ = q_class
     return planner_class(world_model, policy_prior, q_ensemble)
@@ -59,7 +66,9 @@ def make_planner(planner_class: type, q_class: type, size: int) -> TdMpc2Planner
 def plan(planner: TdMpc2Planner, num_envs: int) -> TensorDict:
     """One call, from the same observations and seed every time."""
     torch.manual_seed(1)
-    td = TensorDict(observation=torch.randn(num_envs, OBSERVATION_DIM), batch_size=[num_envs])
+    td = TensorDict(
+        observation=torch.randn(num_envs, OBSERVATION_DIM), batch_size=[num_envs]
+    )
     return planner(td).select(*planner.out_keys)
 
 
@@ -93,7 +102,9 @@ def main(root: Path, size: int) -> None:
     for num_envs in (1, 4, 16):
         before, after = (operators(planner, num_envs) for planner in small)
         print(f"{num_envs:2} environments: {before} operators -> {after}", flush=True)
-    planners = {name: make_planner(*classes, size) for name, classes in versions.items()}
+    planners = {
+        name: make_planner(*classes, size) for name, classes in versions.items()
+    }
     for num_envs in (1, 4, 16):
         best, plans = {}, {}
         for _ in range({1: 4, 4: 3, 16: 2}[num_envs]):
@@ -102,8 +113,13 @@ def main(root: Path, size: int) -> None:
                 plans[name] = plan(planner, num_envs)
                 taken = time.process_time() - start
                 best[name] = min(best.get(name, taken), taken)
-        far = max((plans["nightly"] - plans["batched"]).abs().values(True, True), key=torch.max)
-        times = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in best.items())
+        far = max(
+            (plans["nightly"] - plans["batched"]).abs().values(True, True),
+            key=torch.max,
+        )
+        times = ", ".join(
+            f"{name} {1000 * seconds:.0f} ms" for name, seconds in best.items()
+        )
         print(
             f"{size}M, {num_envs:2} environments: {times};"
             f" ratio {best['nightly'] / best['batched']:.2f};"

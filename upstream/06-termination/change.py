@@ -118,7 +118,9 @@ def change_loss(file):
     )
     file.after("value_coef: float = 0.1,", "termination_coef: float = 1.0,")
     file.after('"value_coef": value_coef,', '"termination_coef": termination_coef,')
-    file.after("self.value_coef = float(", "self.termination_coef = float(termination_coef)")
+    file.after(
+        "self.value_coef = float(", "self.termination_coef = float(termination_coef)"
+    )
     file.before(
         "self.policy_latent_key = policy_prior",
         """
@@ -156,7 +158,9 @@ def change_planner(file):
         "self.termination_logits_key = termination_logits_key",
     )
     step = file.within("def _step(")
-    step.replace(") -> tuple[", ") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:")
+    step.replace(
+        ") -> tuple[", ") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:"
+    )
     step.replace(
         "return step_td.get(self.next_latent_key)",
         """

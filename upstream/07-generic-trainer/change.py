@@ -28,7 +28,9 @@ def _find_targets(tree):
         "in loss_module.named_children()",
         "for name, _ in loss_module._target_owner.named_children():",
     )
-    updater.replace("getattr(loss_module, _source)", "getattr(loss_module._target_owner, _source)")
+    updater.replace(
+        "getattr(loss_module, _source)", "getattr(loss_module._target_owner, _source)"
+    )
     updater.replace(
         "getattr(self.loss_module, name) for name in self._target_names",
         """
@@ -48,7 +50,8 @@ def _find_targets(tree):
         """,
     )
     updater.within("def step(").replace(
-        "getattr(self.loss_module, name)", "getattr(self.loss_module._target_owner, name)"
+        "getattr(self.loss_module, name)",
+        "getattr(self.loss_module._target_owner, name)",
     )
     tree.file(LOSS).before(
         "def in_keys(",

@@ -44,11 +44,15 @@ class _Advance(nn.Module):
 
 
 def _make_world_model(latent_key="latent"):
-    next_key = ("next", *latent_key) if isinstance(latent_key, tuple) else ("next", latent_key)
+    next_key = (
+        ("next", *latent_key) if isinstance(latent_key, tuple) else ("next", latent_key)
+    )
     encoder = TensorDictModule(
         nn.Linear(OBSERVATION, LATENT), in_keys=["observation"], out_keys=[latent_key]
     )
-    dynamics = TensorDictModule(_Advance(), in_keys=[latent_key, "action"], out_keys=[next_key])
+    dynamics = TensorDictModule(
+        _Advance(), in_keys=[latent_key, "action"], out_keys=[next_key]
+    )
     reward_head = TensorDictModule(
         lambda latent: (latent.mean(-1, keepdim=True), -latent),
         in_keys=[next_key],
@@ -58,7 +62,9 @@ def _make_world_model(latent_key="latent"):
 
 
 def _make_start(world_model, latent_key="latent"):
-    observation = TensorDict({"observation": torch.randn(3, OBSERVATION)}, batch_size=[3])
+    observation = TensorDict(
+        {"observation": torch.randn(3, OBSERVATION)}, batch_size=[3]
+    )
     return world_model.encode(observation).select(latent_key).detach()
 
 
@@ -72,13 +78,17 @@ class TestWorldModelEnvLatent:
 
         assert env.action_spec == Bounded(-1.0, 1.0, (3, action_dim))
         assert env.reward_spec == Unbounded((3, 1))
-        assert env.observation_spec == Composite(latent=Unbounded((3, LATENT)), shape=[3])
+        assert env.observation_spec == Composite(
+            latent=Unbounded((3, LATENT)), shape=[3]
+        )
         check_env_specs(env, tensordict=env.reset(_make_start(world_model)))
 
     @pytest.mark.parametrize("latent_key", ["latent", ("model", "latent")])
     def test_latent_advances(self, latent_key):
         world_model = _make_world_model(latent_key)
-        env = WorldModelEnv(world_model, _SpecEnv(2), batch_size=[3], latent_key=latent_key)
+        env = WorldModelEnv(
+            world_model, _SpecEnv(2), batch_size=[3], latent_key=latent_key
+        )
         start = _make_start(world_model, latent_key)
         action = torch.tensor([0.25, 0.5])
 
@@ -90,9 +100,15 @@ class TestWorldModelEnvLatent:
 
         steps = torch.arange(1, 5).unsqueeze(-1)
         expected = start[latent_key].unsqueeze(1) + 0.75 * steps
-        next_key = ("next", *latent_key) if isinstance(latent_key, tuple) else ("next", latent_key)
+        next_key = (
+            ("next", *latent_key)
+            if isinstance(latent_key, tuple)
+            else ("next", latent_key)
+        )
         torch.testing.assert_close(rollout[next_key], expected)
-        torch.testing.assert_close(rollout["next", "reward"], expected.mean(-1, keepdim=True))
+        torch.testing.assert_close(
+            rollout["next", "reward"], expected.mean(-1, keepdim=True)
+        )
 
     def test_latent_advances_beside_another_observation(self):
         world_model = _make_world_model()
@@ -105,11 +121,15 @@ class TestWorldModelEnvLatent:
         start = _make_start(world_model)
 
         rollout = env.rollout(
-            2, policy=lambda td: td.set("action", torch.ones(3, 2)), tensordict=start.clone()
+            2,
+            policy=lambda td: td.set("action", torch.ones(3, 2)),
+            tensordict=start.clone(),
         )
 
         torch.testing.assert_close(rollout["next", "latent"][:, 1], start["latent"] + 4)
-        torch.testing.assert_close(rollout["next", "decoded"], -rollout["next", "latent"])
+        torch.testing.assert_close(
+            rollout["next", "decoded"], -rollout["next", "latent"]
+        )
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ class TestTdMpc2ForwardActorLoss:
         world_model, policy_prior, q_ensemble = _make_parts()
         config = TdMpc2LossConfig(return_actor_loss=True)
         loss = instantiate(
-            config, world_model=world_model, policy_prior=policy_prior, q_ensemble=q_ensemble
+            config,
+            world_model=world_model,
+            policy_prior=policy_prior,
+            q_ensemble=q_ensemble,
         )
         assert loss.out_keys[-1] == "loss_actor"
 
@@ -121,7 +124,9 @@ class TestTdMpc2TargetUpdate:
                 for parameter in module.q_ensemble.q_params.parameters():
                     parameter.add_(torch.randn_like(parameter))
         # SoftUpdate begins with targets that equal their sources
-        reference.q_ensemble.target_q_params.data.update_(_make_loss().q_ensemble.q_params.data)
+        reference.q_ensemble.target_q_params.data.update_(
+            _make_loss().q_ensemble.q_params.data
+        )
 
         updater.step()
         reference.q_ensemble.soft_update_target(0.25)
