@@ -16,8 +16,9 @@ HERE = Path(__file__).parent
 class Contribution:
     """One folder: ``README.md`` (the pull request's text), ``change.py`` and new tests.
 
-    ``change.py`` has ``change(tree)``, and ``NEEDS``, the names of the contributions that it stands
-    on. It may have ``HOLD_ALREADY``, files of tests that pass without the change too. The files under ``test/`` land upstream under the same names.
+    ``change.py`` has ``change(tree)``, and ``NEEDS``, the names of the contributions
+    that it stands on. It may have ``HOLD_ALREADY``, files of tests that pass without the
+    change too. The files under ``test/`` land upstream under the same names.
     """
 
     folder: Path
