@@ -19,6 +19,7 @@ author = "torchrl_tdmpc contributors"
 root_doc = "docs/home"
 include_patterns = [
     *("docs/**", "benchmarks/results/speed.md", "test/reference/README.md"),
+    *("results/README.md", "upstream/README.md"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md"),
 ]
 extensions = [
