@@ -153,6 +153,7 @@ def test_a_bad_discount_set_later_is_refused():
     assert loss.discount == 0.9
 
 
+@pytest.mark.compiled
 def test_another_coefficient_compiles_nothing_anew():
     loss, batch = tiny_loss().eval(), tiny_batch()
     (draws, _), losses = tiny_draws(), {}
