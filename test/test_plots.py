@@ -77,9 +77,9 @@ def test_lines_to_compare_with(tmp_path, monkeypatch):
     random = (float(rows[0][at]) + float(rows[1][at])) / 2
     official = "official, 5M parameters, after 100,000 environment steps"
     assert drawn == {
-        "random policy (mean of 2 warm-up episodes)": (pytest.approx(random), {}),
+        "before the first update (mean of 2 episodes)": (pytest.approx(random), {}),
         official: (pytest.approx(962, abs=1), {"dotted": True}),
     }
     drawn.clear()
     plot_returns(run, task="Pendulum-v1")
-    assert list(drawn) == ["random policy (mean of 2 warm-up episodes)"]
+    assert list(drawn) == ["before the first update (mean of 2 episodes)"]

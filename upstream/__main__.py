@@ -141,13 +141,10 @@ def overlay(
     folder: Path, installed: Path, checkout: Path, stack: list[Contribution]
 ) -> Path:
     """Copy the installed ``torchrl`` and the checkout's tests, and apply contributions to them."""
-    shutil.copytree(
-        installed / "torchrl", folder / "torchrl"
-    )  # compiled files are valid there
+    shutil.copytree(installed / "torchrl", folder / "torchrl")
     shutil.copytree(checkout / "test", folder / "test")
-    (folder / "pytest.ini").write_text(
-        "[pytest]\n"
-    )  # none of the settings of the folders above
+    # None of the settings of the folders above
+    (folder / "pytest.ini").write_text("[pytest]\n")
     apply(stack, folder, checkout).write(folder)
     return folder
 

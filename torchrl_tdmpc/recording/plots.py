@@ -51,7 +51,8 @@ def plot_returns(
 
     Points are training episodes, which explore; lines are evaluation means with a band of one
     standard deviation over the episodes of an evaluation. Horizontal lines to compare with are the
-    mean return of the random warm-up, and the official implementation's return where it is known.
+    mean return of the episodes before the first update, which are random unless a run has no random
+    warm-up, and the official implementation's return where it is known.
 
     Args:
         output_dir: A directory with ``train.csv`` and ``eval.csv``, either without rows or with.
@@ -71,9 +72,9 @@ def plot_returns(
     for index, directory in enumerate(output_dirs):
         prefix = f"{directory.resolve().name}: " if others else ""
         _draw_run(axes, directory, color=f"C{index}", prefix=prefix)
-    if random := [value for directory in output_dirs for value in _random_returns(directory)]:
-        label = f"random policy (mean of {len(random)} warm-up episodes)"
-        draw_level(axes, sum(random) / len(random), label)
+    if untrained := [value for folder in output_dirs for value in _untrained_returns(folder)]:
+        label = f"before the first update (mean of {len(untrained)} episodes)"
+        draw_level(axes, sum(untrained) / len(untrained), label)
     references = read_references(OFFICIAL).get(task, [])
     for reference in references:
         label = f"{reference['name']}, after {reference['step']:,.0f} environment steps"
@@ -102,7 +103,7 @@ def _draw_run(axes: Any, directory: Path, *, color: str, prefix: str) -> None:
         axes.plot(steps, means, "o-", color=color, linewidth=2, markersize=4, label=label)
 
 
-def _random_returns(directory: Path) -> list[float]:
+def _untrained_returns(directory: Path) -> list[float]:
     """Returns of the episodes before the first update: their rows have no loss."""
     columns = "return", "loss_consistency"
     with (directory / "train.csv").open(newline="", encoding="utf-8") as file:
