@@ -23,9 +23,11 @@ def compose(config: DictConfig, task: Task) -> OnlineTrainer:
     loss = parts.make_loss(config, task)
     update = parts.make_update(config, loss)
 
-    # What acts, with the same networks, and what it remembers
+    # What acts, with the same networks, and what it remembers; with collector.mode=async it acts in
+    # processes of its own
     planner = parts.make_planner(config, task, loss)
     replay = parts.make_replay(config, task)
+    collector = parts.make_collector(config, task, planner)
 
     # The loop: act, remember, learn; evaluate and save now and then
     return OnlineTrainer(
@@ -33,6 +35,7 @@ def compose(config: DictConfig, task: Task) -> OnlineTrainer:
         update=update,
         planner=planner,
         replay=replay,
+        collector=collector,
         callbacks=parts.make_callbacks(config, update),
         **parts.trainer_settings(config),
     )

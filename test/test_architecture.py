@@ -28,7 +28,9 @@ ALLOWED = {
 }
 # Private attributes of TorchRL's objects, by the file that may read them
 PRIVATE = {
-    "torchrl_series.py": {"_carrier", "_env", "_envs", "_has_update_associated", "_workers"},
+    "torchrl_series.py": {
+        *("_carrier", "_env", "_envs", "_frames", "_has_update_associated", "_workers"),
+    },
     # As TorchRL's own transforms and batched environments call those below them
     "envs/standard.py": {"_step"},
     "envs/border.py": {"_reset", "_step"},

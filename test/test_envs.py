@@ -140,6 +140,22 @@ def test_environments_leave_the_global_generators_alone():
     assert (first_and_second_reset(1) == one).all()
 
 
+@pytest.mark.parametrize("workers", ["serial", "process"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_closed_environments_leave_the_threads_alone(workers, threads):
+    before = torch.get_num_threads()
+    task = load_task("dmcontrol", "cartpole-swingup")
+    try:
+        torch.set_num_threads(threads)
+        env = make_env(task, num_envs=2, workers=workers)
+        env.reset()
+        assert torch.get_num_threads() == threads
+        env.close()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("episode_length", [None, 4])
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_the_collector_carries_nothing_superfluous(num_envs, episode_length):

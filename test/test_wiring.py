@@ -137,6 +137,16 @@ def test_what_wandb_is_told_arrives(tmp_path, monkeypatch):
     check("logged", composed("logged", tmp_path, **{"logger.backend": "wandb"}))
 
 
+def test_actors_arrive(tmp_path):
+    run = composed("acting", tmp_path, **{"env.num_envs": 4, "train.seed_steps": 40})
+    try:
+        check("acting", run)
+        assert run.trainer.collector.requested_frames_per_batch == 2  # of one actor
+        assert run.trainer.collector.init_random_frames == 40
+    finally:
+        run.trainer.collector.shutdown()
+
+
 def test_stored_episodes_arrive(tmp_path):
     settings = {"env.backend": "function", "env.task": "walks:Walk", "env.episode_length": 5}
     _, task = settle(configured("stored", tmp_path, **settings, **{"replay.load": None}))

@@ -9,6 +9,7 @@ from pathlib import Path
 import runs
 import torch
 from torchrl.checkpoint import CheckpointRotation
+from torchrl.collectors import MultiAsyncCollector
 from torchrl.envs import SerialEnv, TransformedEnv
 from torchrl.record import TensorboardLogger
 
@@ -383,6 +384,14 @@ ROWS = {
             }.items()
         },
         "logger.artifact": (True, lambda run: callback(run, "LoggerRows").artifact),
+    },
+    "acting": {
+        "collector.mode": (
+            "async",
+            lambda run: "async" if isinstance(run.trainer.collector, MultiAsyncCollector) else None,
+        ),
+        "collector.actors": (2, lambda run: len(run.trainer.collector.procs)),
+        "collector.sync_interval": (7, lambda run: run.trainer.collector.sync_interval),
     },
     "stored": {
         "replay.load": (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiCollector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.objectives import LossModule
 
@@ -38,9 +39,21 @@ def serial_envs(env: SerialEnv) -> list[EnvBase]:
     return env._envs
 
 
-def worker_processes(env: ParallelEnv) -> list[BaseProcess]:
-    """The processes of environments that step side by side."""
-    return env._workers
+def worker_processes(env: EnvBase | MultiCollector) -> Sequence[BaseProcess]:
+    """The processes of environments that step side by side; none where they are in this one."""
+    if isinstance(env, MultiCollector):
+        return getattr(env, "procs", ())
+    return getattr(env, "_workers", ()) if isinstance(env, ParallelEnv) else ()
+
+
+def num_frames(collector: MultiCollector) -> int:
+    """How many agent steps the processes of a collector have sent."""
+    return collector._frames
+
+
+def set_num_frames(collector: MultiCollector, frames: int) -> None:
+    """Go on counting from there, and with random steps if they are not over."""
+    collector._frames = frames
 
 
 def wrapped_env(env: EnvBase) -> Any:

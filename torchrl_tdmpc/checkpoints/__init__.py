@@ -6,7 +6,7 @@ from torchrl_tdmpc.checkpoints.checkpoint import (
     read_metadata,
     save_checkpoint,
 )
-from torchrl_tdmpc.checkpoints.collector import CollectorState, SavedMemory
+from torchrl_tdmpc.checkpoints.collector import ActorsState, CollectorState, SavedMemory
 from torchrl_tdmpc.checkpoints.lock import FolderLock
 from torchrl_tdmpc.checkpoints.official import (
     OfficialAgent,
@@ -20,6 +20,7 @@ from torchrl_tdmpc.checkpoints.replay_log import ReplayLog, Segment
 from torchrl_tdmpc.checkpoints.run import find_checkpoint, resume_run, save_run
 
 __all__ = [
+    "ActorsState",
     "CollectorState",
     "SavedMemory",
     "FolderLock",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiCollector
 
 from torchrl_tdmpc.envs import (
     env_memory,
@@ -19,9 +19,9 @@ from torchrl_tdmpc.envs import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.torchrl_series import carried_data
+from torchrl_tdmpc.torchrl_series import carried_data, num_frames, set_num_frames
 
-__all__ = ["CollectorState", "SavedMemory"]
+__all__ = ["ActorsState", "CollectorState", "SavedMemory"]
 
 
 class CollectorState:
@@ -88,9 +88,7 @@ class CollectorState:
         self.restarted = "environments" not in state or carrier is None
         self._memory = state.get("memory")
         if self.restarted:
-            # Not the run's seeds again: they give the episodes that it began with
-            seeds = np.random.SeedSequence([torch.initial_seed(), state["frames"]])
-            collector.env.set_seed(int(seeds.generate_state(1)[0]))
+            collector.env.set_seed(_next_seed(state["frames"]))
             self._give_memory()
             collector.reset()
         else:
@@ -101,6 +99,38 @@ class CollectorState:
     def _give_memory(self) -> None:
         if self._memory is not None:
             set_env_memory(self.collector.env, self._memory)
+
+
+class ActorsState:
+    """The same of a collector whose environments step in processes beside the learner.
+
+    They are never saved: a resumed run begins new episodes, and the open ones do not go on.
+
+    Args:
+        collector: of environments that remember nothing across episodes.
+
+    Attributes:
+        env: the collector itself, whose processes may fail.
+        failed: set it when a step failed.
+        restarted: whether a state was loaded.
+        memory: None.
+    """
+
+    memory = None
+
+    def __init__(self, collector: MultiCollector):
+        self.collector = self.env = collector
+        self.failed = self.restarted = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many agent steps there were."""
+        return {"frames": num_frames(self.collector), "memory": None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after as many agent steps, with new episodes."""
+        self.restarted = True
+        set_num_frames(self.collector, state["frames"])
+        self.collector.set_seed(_next_seed(state["frames"]))
 
 
 class SavedMemory:
@@ -120,6 +150,11 @@ class SavedMemory:
     def state_dict(self) -> dict[str, Any]:
         """As it was read."""
         return {"memory": None if self.first is None else [self.first]}
+
+
+def _next_seed(frames: int) -> int:
+    """Not the run's seeds again: they give the episodes that it began with."""
+    return int(np.random.SeedSequence([torch.initial_seed(), frames]).generate_state(1)[0])
 
 
 def _device(carrier: TensorDict) -> torch.device:

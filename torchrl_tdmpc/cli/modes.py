@@ -34,6 +34,7 @@ ONLINE = (
     *("env.backend", "env.pixels", "env.num_envs", "env.workers", "env.episode_length"),
     *("env.action_repeat", "env.observation_keys", "env.kwargs"),
     "env.extra_keys",
+    *("collector.mode", "collector.actors", "collector.sync_interval"),
     *(
         "train.seed_steps",
         "train.utd",

@@ -19,6 +19,7 @@ from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import LoggerRows, ValueHeadSnapshots, Videos, make_logger
 from torchrl_tdmpc.trainers import (
     EVALUATION_SEED,
+    Actors,
     OnlineTrainer,
     TDMPC2Update,
     build_networks,
@@ -28,6 +29,7 @@ from torchrl_tdmpc.trainers import (
 
 __all__ = [
     "make_callbacks",
+    "make_collector",
     "make_loss",
     "make_planner",
     "make_replay",
@@ -43,11 +45,13 @@ def make_trainer(config: DictConfig, task: Task) -> OnlineTrainer:
     seed_generators(config.seed)
     loss = make_loss(config, task)
     update = make_update(config, loss)
+    planner = make_planner(config, task, loss)
     return OnlineTrainer(
         task,
         update=update,
-        planner=make_planner(config, task, loss),
+        planner=planner,
         replay=make_replay(config, task),
+        collector=make_collector(config, task, planner),
         callbacks=make_callbacks(config, update),
         **trainer_settings(config),
     )
@@ -80,6 +84,24 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
 def resumed(config: DictConfig) -> str | None:
     """The checkpoint of a run that goes on; None for one that begins."""
     return None if begins_with(config) is not None else config.resume
+
+
+@naming("collector", "env")
+def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> Actors | None:
+    """What steps the environments beside the learner; None where the learner does so itself."""
+    if config.collector.mode == "sync":
+        return None
+    return Actors(
+        task,
+        planner,
+        num_envs=config.env.num_envs,
+        num_actors=config.collector.actors,
+        sync_interval=config.collector.sync_interval,
+        random_steps=config.train.seed_steps if task.model_tasks is None else 0,
+        seed=config.seed,
+        device=config.device,
+        env_timeout=config.env.timeout,
+    )
 
 
 @naming("replay", "train", "planner")

@@ -25,6 +25,8 @@ from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
 LEAST = {
     "seed": 0,
     "env.num_envs": 1,
+    "collector.actors": 1,
+    "collector.sync_interval": 1,
     "train.steps": 1,
     "train.max_skipped_updates": 1,
     "eval.interval": 1,
@@ -45,12 +47,14 @@ LARGEST = 10**15  # of any number
 # What may change when a run is resumed: how long it goes on, and what it does beside learning
 MAY_CHANGE = (
     *("resume", "output_dir", "data", "compile", "threads", "env.timeout"),
+    *("collector.actors", "collector.sync_interval"),
     *("train.steps", "train.max_skipped_updates"),
     *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
     *("checkpoint.interval", "checkpoint.keep"),
     *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
     "logger.artifact",
 )
+COLLECTORS = ("sync", "async")
 DEVICES = ("device", "replay.device")  # settings that name one
 LEAST_STEPS_TO_COMPILE = 3_000  # agent steps; a shorter run is over before compilation pays
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -153,6 +157,7 @@ def check_run(settled: DictConfig, task: Task) -> None:
     with naming("logger"):
         check_backend(settled.logger.backend)
     check_training(settled, task)
+    check_collector(settled)
     if settled.eval.video:
         check_video(task)
 
@@ -255,6 +260,34 @@ def check_ranges(config: DictConfig) -> None:
     for key, most in MOST.items():
         if (value := OmegaConf.select(config, key)) != "auto" and value > most:
             raise ValueError(f"{key} is {value}; it must be at most {most:,}.")
+
+
+def check_collector(settled: DictConfig) -> None:
+    """Refuse actors that cannot be, or that nobody asked for.
+
+    Raises:
+        ValueError: the first setting that does not fit.
+    """
+    mode, actors = settled.collector.mode, settled.collector.actors
+    if mode not in COLLECTORS:
+        raise ValueError(f"collector.mode is {mode!r}; it must be {' or '.join(COLLECTORS)}.")
+    if mode == "sync":
+        for name, default in default_settings()["collector"].items():
+            if settled.collector[name] != default:
+                raise ValueError(
+                    f"collector.{name} is {settled.collector[name]}, which has no effect with "
+                    "collector.mode=sync; leave it out."
+                )
+    elif settled.env.workers != "serial":
+        raise ValueError(
+            f"env.workers is {settled.env.workers!r}; with collector.mode={mode} the environments "
+            "of an actor share its process: choose serial."
+        )
+    elif settled.env.num_envs % actors:
+        raise ValueError(
+            f"collector.actors is {actors}, but env.num_envs is {settled.env.num_envs}; it must "
+            "divide their number."
+        )
 
 
 def check_training(settled: DictConfig, task: Task) -> None:

@@ -19,7 +19,13 @@ from torchrl_tdmpc.envs.state import (
 )
 from torchrl_tdmpc.envs.task import ModelTasks, Task, names_of, resolve_num_envs, unknown
 from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
-from torchrl_tdmpc.envs.workers import WorkerError, failed_environment, kill_workers
+from torchrl_tdmpc.envs.workers import (
+    WorkerError,
+    failed_environment,
+    kill_workers,
+    make_in_worker,
+    shared_messages,
+)
 
 __all__ = [
     "BACKENDS",
@@ -45,6 +51,7 @@ __all__ = [
     "load_task",
     "load_tasks",
     "make_env",
+    "make_in_worker",
     "make_task",
     "names_of",
     "place_task",
@@ -54,6 +61,7 @@ __all__ = [
     "seed_generators",
     "set_env_memory",
     "set_env_state",
+    "shared_messages",
     "unknown",
     "why_no_state",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
+from torchrl.collectors import MultiCollector
 from torchrl.envs import DMControlWrapper, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from torchrl_tdmpc.envs.attributes import NoStateError, pack_attributes, unpack_attributes
@@ -117,17 +118,17 @@ def first_env(env: EnvBase) -> EnvBase:
     return serial_envs(env)[0]
 
 
-def has_lost_processes(env: EnvBase) -> bool:
+def has_lost_processes(env: EnvBase | MultiCollector) -> bool:
     """Whether environments ran in processes of their own, and no longer do because one died.
 
     Args:
-        env: environments in this process (which gives False) or in others.
+        env: environments in this process (which gives False) or in others, or actors.
     """
     while isinstance(env, TransformedEnv):
         env = env.base_env
-    if not isinstance(env, ParallelEnv):
-        return False
-    return env.is_closed or any(_has_ended(process) for process in worker_processes(env))
+    if isinstance(env, ParallelEnv) and env.is_closed:
+        return True
+    return any(_has_ended(process) for process in worker_processes(env))
 
 
 def _has_ended(process: BaseProcess) -> bool:

@@ -15,11 +15,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchrl.collectors import MultiCollector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from torchrl_tdmpc.envs.seeds import seed_generators
+from torchrl_tdmpc.torchrl_series import worker_processes
 
-__all__ = ["ProcessEnv", "WorkerError", "failed_environment", "kill_workers", "serial_env"]
+__all__ = [
+    "ProcessEnv",
+    "WorkerError",
+    "failed_environment",
+    "kill_workers",
+    "make_in_worker",
+    "serial_env",
+    "shared_messages",
+]
 
 MESSAGE_BYTES = 16_384  # of an error with its traceback
 CALLS = ("reset", "step", "_step", "step_and_maybe_reset")  # below which a user's code runs
@@ -29,7 +39,26 @@ class WorkerError(RuntimeError):
     """What an environment in another process raised: one line, and that process's traceback."""
 
 
-class ProcessEnv(ParallelEnv):
+class KeepsThreads:
+    """Leaves torch's threads as they are when environments are closed.
+
+    TorchRL gives back those that its processes took, which these have not taken.
+    """
+
+    def close(self, **settings: Any) -> None:
+        """Close the environments."""
+        threads = torch.get_num_threads()
+        try:
+            super().close(**settings)
+        finally:
+            torch.set_num_threads(threads)
+
+
+class OneAfterAnother(KeepsThreads, SerialEnv):
+    """Environments that step one after the other in this process."""
+
+
+class ProcessEnv(KeepsThreads, ParallelEnv):
     """Environments that step in processes of their own.
 
     On top of TorchRL's, a signal to this process's group (a terminal's Ctrl-C) does not reach them,
@@ -52,12 +81,11 @@ class ProcessEnv(ParallelEnv):
         seeds: Sequence[int],
         device: torch.device | str,
     ):
-        told = torch.zeros(len(seeds), MESSAGE_BYTES, dtype=torch.uint8).share_memory_()
-        ready = torch.zeros(len(seeds), dtype=torch.uint8).share_memory_()
+        told, ready = shared_messages(len(seeds))
         super().__init__(
             len(seeds),
             # One for all, so that the specs are read once
-            functools.partial(_make_in_worker, os.getpid()),
+            functools.partial(make_in_worker, os.getpid()),
             create_env_kwargs=[
                 {"make": make, "seed": seed, "told": told[i], "ready": ready[i]}
                 for i, (make, seed) in enumerate(zip(makes, seeds, strict=True))
@@ -87,44 +115,54 @@ def serial_env(
         {"make": make, "seed": seed, "index": i, "ready": ready[i]}
         for i, (make, seed) in enumerate(zip(makes, seeds, strict=True))
     ]
-    env = SerialEnv(
+    env = OneAfterAnother(
         len(seeds), _make_here, create_env_kwargs=settings, device=device, shared_memory=False
     )
     env.ready = ready
     return env
 
 
-def failed_environment(env: EnvBase | None, error: Exception) -> tuple[int | None, Exception]:
+def shared_messages(num_workers: int) -> tuple[Tensor, Tensor]:
+    """What processes of environments tell this one, in memory that all of them share.
+
+    Returns:
+        uint8 ``[N, bytes]``, the error that each one ended with; and uint8 ``[N]``, 1 for each one
+        that has made its environments.
+    """
+    told = torch.zeros(num_workers, MESSAGE_BYTES, dtype=torch.uint8).share_memory_()
+    return told, torch.zeros(num_workers, dtype=torch.uint8).share_memory_()
+
+
+def failed_environment(
+    env: EnvBase | MultiCollector | None, error: Exception
+) -> tuple[int | None, Exception]:
     """Which environment an error came from, and the error as it was there.
 
     Args:
-        env: from :func:`make_env`, transformed or not; None if it is gone.
+        env: from :func:`make_env`, transformed or not, or actors; None if it is gone.
         error: what was raised here.
 
     Returns:
-        The environment's number, None if nobody knows; a :class:`WorkerError` if it was raised in
-        another process, otherwise ``error`` itself.
+        The number of the environment or actor, None if nobody knows; a :class:`WorkerError` if it
+        was raised in another process, otherwise ``error`` itself.
     """
-    env = _base(env)
-    for number, told in enumerate(env.told if isinstance(env, ProcessEnv) else ()):
+    for number, told in enumerate(getattr(_base(env), "told", ())):
         if told[0]:
             text = bytes(told.tolist()).partition(b"\0")[0].decode(errors="replace")
             return number, WorkerError(text)
     return getattr(error, "environment", None), error
 
 
-def kill_workers(env: EnvBase) -> None:
+def kill_workers(env: EnvBase | MultiCollector) -> None:
     """End processes of environments at once, whatever they are doing; none in this process.
 
     Args:
-        env: from :func:`make_env`, transformed or not. It is of no further use.
+        env: from :func:`make_env`, transformed or not, or actors. It is of no further use.
     """
-    env = _base(env)
-    if isinstance(env, ParallelEnv):
-        _kill(vars(env).get("_workers", ()))
+    _kill(worker_processes(_base(env)))
 
 
-def _base(env: EnvBase) -> EnvBase:
+def _base(env: Any) -> Any:
     while isinstance(env, TransformedEnv):
         env = env.base_env
     return env
@@ -148,10 +186,20 @@ def _make_here(make: Callable[[int], EnvBase], seed: int, index: int, ready: Ten
     return _make_telling(make, seed, ready, tell)
 
 
-def _make_in_worker(
+def make_in_worker(
     main: int, *, make: Callable[[int], EnvBase], seed: int, told: Tensor, ready: Tensor
 ) -> EnvBase:
-    """One environment in a process that was started for it; in the main one, that for the specs."""
+    """Environments in a process that was started for them; in the main one, those for the specs.
+
+    The process ends with the main one, and no signal to the main one's group reaches it.
+
+    Args:
+        main: number of the main process.
+        make: makes what is stepped as one, from a seed.
+        seed: of it, and of the global generators of its process.
+        told: gets its error; see :func:`shared_messages`.
+        ready: likewise.
+    """
     if os.getpid() == main:
         return make(seed)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

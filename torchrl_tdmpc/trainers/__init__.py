@@ -1,5 +1,6 @@
 """How a run goes: one update, the online loop, evaluation, schedules, callbacks."""
 
+from torchrl_tdmpc.trainers.actors import Actors
 from torchrl_tdmpc.trainers.agent import (
     Agent,
     build_networks,
@@ -17,7 +18,7 @@ from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.offline import OfflineCounters, OfflineTrainer
 from torchrl_tdmpc.trainers.online import OnlineTrainer
-from torchrl_tdmpc.trainers.patience import Patience
+from torchrl_tdmpc.trainers.patience import NoAnswerError, Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps
 from torchrl_tdmpc.trainers.stepper import UpdateStepper
@@ -25,11 +26,13 @@ from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
 __all__ = [
     "EVALUATION_SEED",
+    "Actors",
     "Agent",
     "Callbacks",
     "CollectionError",
     "Counters",
     "GracefulInterrupt",
+    "NoAnswerError",
     "OfflineCounters",
     "OfflineTrainer",
     "OnlineTrainer",

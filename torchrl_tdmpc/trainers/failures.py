@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torchrl.collectors import MultiCollector
 from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.envs import WorkerError, failed_environment, has_lost_processes
@@ -70,11 +71,11 @@ class SkippedUpdates:
         self._in_a_row = torch.tensor(float(state["in_a_row"]))
 
 
-def who_failed(env: EnvBase | None, error: Exception) -> tuple[str, Exception]:
+def who_failed(env: EnvBase | MultiCollector | None, error: Exception) -> tuple[str, Exception]:
     """The beginning of a sentence on an error in environments, and the error as it was there.
 
     Args:
-        env: the environments; None if they are gone.
+        env: the environments, or the actors that have them; None if they are gone.
         error: what was raised.
 
     Examples:
@@ -83,7 +84,8 @@ def who_failed(env: EnvBase | None, error: Exception) -> tuple[str, Exception]:
     """
     number, error = failed_environment(env, error)
     if number is not None:
-        return f"environment {number} failed", error
+        worker = "actor" if isinstance(env, MultiCollector) else "environment"
+        return f"{worker} {number} failed", error
     if env is not None and has_lost_processes(env):
         return "the processes of the environments ended", error
     return "the environments failed", error

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiCollector
 from torchrl.envs import EnvBase
 
-from torchrl_tdmpc.checkpoints import CollectorState, resume_run
+from torchrl_tdmpc.checkpoints import ActorsState, CollectorState, resume_run
 from torchrl_tdmpc.data import EpisodeReplay
 from torchrl_tdmpc.envs import Task, kill_workers
 from torchrl_tdmpc.planners import TDMPC2Planner
@@ -50,13 +50,13 @@ class OnlineLoop(Loop):
     update: TDMPC2Update
     planner: TDMPC2Planner
     replay: EpisodeReplay
-    collector: Collector
+    collector: Collector | MultiCollector
 
     counters: Counters
     skipped_updates: SkippedUpdates
     num_truncated_episodes: int
     _collected: Iterator[TensorDictBase] | None
-    _collector_state: CollectorState
+    _collector_state: CollectorState | ActorsState
 
     def train(self) -> None:
         """Run until ``steps`` agent steps, :meth:`stop` or an interrupt; then save.
@@ -199,7 +199,9 @@ class OnlineLoop(Loop):
         if self._collector_state.restarted:
             self.num_truncated_episodes = self.replay.truncate()
 
-    def _fail(self, error: Exception, env: EnvBase | None = None, where: str = "") -> NoReturn:
+    def _fail(
+        self, error: Exception, env: EnvBase | MultiCollector | None = None, where: str = ""
+    ) -> NoReturn:
         """Save what is left when environments failed, and say so in one sentence.
 
         Args:

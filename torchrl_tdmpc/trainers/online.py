@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiCollector
 from torchrl.objectives import LossModule
 from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import (
+    ActorsState,
     CollectorState,
     FolderLock,
     ReplayLog,
@@ -24,6 +25,7 @@ from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import RunRecord, default_callbacks, say_waiting
 from torchrl_tdmpc.trainers import schedule
+from torchrl_tdmpc.trainers.actors import Actors, SendWeights
 from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
@@ -78,9 +80,10 @@ class OnlineTrainer(OnlineLoop):
         update: how ``loss`` and ``auxiliary`` are minimised, in place of both.
         planner: what acts; it must share its networks with the loss.
         replay: what is remembered; its batches must go to ``device``.
-        collector: what steps the environments, in place of ``num_envs`` and ``workers``. It runs
+        collector: what steps the environments, in place of ``workers``. It runs
             the planner, one agent step in each environment at a time, with
             :class:`~torchrl.envs.RewardSum` and :class:`~torchrl.envs.StepCounter`.
+            :class:`Actors` step the environments while the learner updates.
         logger: one of TorchRL's loggers, which gets every row.
         callbacks: see :class:`~torchrl_tdmpc.trainers.Callbacks`; they are called after the run's
             own.
@@ -140,7 +143,7 @@ class OnlineTrainer(OnlineLoop):
         update: TDMPC2Update | None = None,
         planner: TDMPC2Planner | None = None,
         replay: EpisodeReplay | None = None,
-        collector: Collector | None = None,
+        collector: Collector | MultiCollector | None = None,
         logger: Logger | None = None,
         callbacks: Iterable[Any] = (),
         eval_interval: int = 5_000,
@@ -191,16 +194,18 @@ class OnlineTrainer(OnlineLoop):
             networks_device=self.device,
         )
         self.patience = Patience(env_timeout, say_waiting)
-        self.collector = collector or start_collector(
-            task,
-            self.planner,
-            num_envs=num_envs,
-            workers=workers,
-            env_timeout=env_timeout,
-            random_steps=seed_steps if task.model_tasks is None else 0,
-            seed=seed,
-            device=self.device,
-        )
+        if collector is None:
+            collector = start_collector(
+                task,
+                self.planner,
+                num_envs=num_envs,
+                workers=workers,
+                env_timeout=env_timeout,
+                random_steps=seed_steps if task.model_tasks is None else 0,
+                seed=seed,
+                device=self.device,
+            )
+        self.collector = collector
 
         # How far the run is, and what a checkpoint tells of it
         self.counters = Counters(utd=utd)
@@ -213,7 +218,8 @@ class OnlineTrainer(OnlineLoop):
         }
         self._is_stopped = False
         self._collected: Iterator[TensorDictBase] | None = None
-        self._collector_state = CollectorState(self.collector)
+        in_processes = isinstance(self.collector, MultiCollector)
+        self._collector_state = (ActorsState if in_processes else CollectorState)(self.collector)
 
         # What is written, from here on by nobody else
         self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
@@ -221,6 +227,8 @@ class OnlineTrainer(OnlineLoop):
             if resume == "auto":
                 self.resume = find_checkpoint(resume, self.output_dir)
             callbacks = list(callbacks)
+            if isinstance(self.collector, Actors):
+                callbacks.insert(0, SendWeights(self.collector, self.planner))
             self.record = self._make_record(Callbacks(callbacks).metric_names)
             own = default_callbacks(
                 self.output_dir,

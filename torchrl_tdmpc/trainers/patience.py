@@ -10,10 +10,14 @@ from types import FrameType
 
 from torch import nn
 
-__all__ = ["Patience"]
+__all__ = ["NoAnswerError", "Patience"]
 
 SECONDS_BETWEEN_CALLS = 60.0
 SECONDS_TO_REPEAT = 1.0
+
+
+class NoAnswerError(RuntimeError):
+    """An environment gave no answer in time; no TimeoutError, which TorchRL's collectors catch."""
 
 
 class Patience:
@@ -35,7 +39,7 @@ class Patience:
         >>> with Patience(0.01) as patience, patience.waiting():
         ...     time.sleep(10)
         Traceback (most recent call last):
-        TimeoutError: no answer within the env_timeout of 0.01 seconds
+        torchrl_tdmpc.trainers.patience.NoAnswerError: no answer within the env_timeout of 0.01...
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Patience:
                 takes minutes on a busy machine.
 
         Raises:
-            TimeoutError: it took longer than ``seconds``.
+            NoAnswerError: it took longer than ``seconds``.
         """
         hooks = []
         if policy is not None:
@@ -109,6 +113,6 @@ class Patience:
         if self.seconds is not None and self._waited >= self.seconds:
             # Again soon: Python drops an error that comes while it frees an object
             signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_REPEAT)
-            raise TimeoutError(f"no answer within the env_timeout of {self.seconds:g} seconds")
+            raise NoAnswerError(f"no answer within the env_timeout of {self.seconds:g} seconds")
         self.on_wait(self._waited)
         signal.setitimer(signal.ITIMER_REAL, self._next)
