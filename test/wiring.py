@@ -386,6 +386,7 @@ ROWS = {
         "logger.artifact": (True, lambda run: callback(run, "LoggerRows").artifact),
     },
     "acting": {
+        "eval.mode": ("background", lambda run: run.trainer.evaluator and "background"),
         "collector.mode": (
             "async",
             lambda run: "async" if isinstance(run.trainer.collector, MultiAsyncCollector) else None,

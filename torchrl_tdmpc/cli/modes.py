@@ -41,6 +41,7 @@ ONLINE = (
         "replay.load",
         "replay.capacity",
         "replay.device",
+        "eval.mode",
         "eval.video",
     ),
 )

@@ -71,6 +71,7 @@ def trainer_settings(config: DictConfig) -> dict[str, Any]:
         "eval_interval": config.eval.interval,
         "eval_episodes": config.eval.episodes,
         "eval_num_envs": config.eval.num_envs,
+        "eval_mode": config.eval.mode,
         "checkpoint_interval": config.checkpoint.interval,
         "checkpoint_keep": config.checkpoint.keep,
         "max_skipped_updates": config.train.max_skipped_updates,

@@ -20,7 +20,7 @@ from torchrl_tdmpc.envs import WORKERS, Task, load_task, resolve_num_envs
 from torchrl_tdmpc.modules import missing_for_compilation
 from torchrl_tdmpc.planners import default_iterations
 from torchrl_tdmpc.recording import check_backend, check_video
-from torchrl_tdmpc.trainers import discount_heuristic, seed_steps
+from torchrl_tdmpc.trainers import EVAL_MODES, discount_heuristic, seed_steps
 
 LEAST = {
     "seed": 0,
@@ -49,7 +49,7 @@ MAY_CHANGE = (
     *("resume", "output_dir", "data", "compile", "threads", "env.timeout"),
     *("collector.actors", "collector.sync_interval"),
     *("train.steps", "train.max_skipped_updates"),
-    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.video"),
+    *("eval.interval", "eval.episodes", "eval.num_envs", "eval.mode", "eval.video"),
     *("checkpoint.interval", "checkpoint.keep"),
     *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
     "logger.artifact",
@@ -158,7 +158,16 @@ def check_run(settled: DictConfig, task: Task) -> None:
         check_backend(settled.logger.backend)
     check_training(settled, task)
     check_collector(settled)
+    if settled.eval.mode not in EVAL_MODES:
+        raise ValueError(
+            f"eval.mode is {settled.eval.mode!r}; it must be {' or '.join(EVAL_MODES)}."
+        )
     if settled.eval.video:
+        if settled.eval.mode == "background":
+            raise ValueError(
+                "eval.video is true, but eval.mode is background, which makes no videos; choose "
+                "inline."
+            )
         check_video(task)
 
 

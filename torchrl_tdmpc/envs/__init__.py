@@ -22,6 +22,7 @@ from torchrl_tdmpc.envs.task_set import MT30, TaskSet, load_tasks
 from torchrl_tdmpc.envs.workers import (
     WorkerError,
     failed_environment,
+    follow_main_process,
     kill_workers,
     make_in_worker,
     shared_messages,
@@ -43,6 +44,7 @@ __all__ = [
     "env_state",
     "failed_environment",
     "first_env",
+    "follow_main_process",
     "forked_generators",
     "function_task",
     "gym_task",

@@ -25,6 +25,7 @@ __all__ = [
     "ProcessEnv",
     "WorkerError",
     "failed_environment",
+    "follow_main_process",
     "kill_workers",
     "make_in_worker",
     "serial_env",
@@ -202,10 +203,7 @@ def make_in_worker(
     """
     if os.getpid() == main:
         return make(seed)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_main_process()
     seed_generators(seed)  # the global ones of this process are the environment's alone
 
     def tell(error: Exception) -> None:
@@ -215,6 +213,14 @@ def make_in_worker(
         raise SystemExit(1) from None  # without a traceback of its own on the terminal
 
     return _make_telling(make, seed, ready, tell)
+
+
+def follow_main_process() -> None:
+    """Let this process end with the main one, and with it alone: its group's signals stay away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

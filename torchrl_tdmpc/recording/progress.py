@@ -71,7 +71,8 @@ class Progress:
 
     def on_evaluation(self, trainer: Any, row: Mapping[str, Any]) -> None:
         """Write the mean return."""
-        self._evaluation.close()
+        if self._evaluation is not None:  # as it is where the evaluation is in another process
+            self._evaluation.close()
         self._bar.write(
             f"step {row['step']}: evaluation return {row['reward']:.1f} +- {row['reward_std']:.1f}",
             file=sys.stdout,

@@ -62,7 +62,8 @@ class ValueHeadSnapshots:
             num_examples=self.num_examples,
         )
         with naming_file(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": row["step"], **snapshot}) + "\n")
+            step = trainer.counters.agent_steps * trainer.task.action_repeat
+            file.write(json.dumps({"step": step, **snapshot}) + "\n")
 
     def state_dict(self) -> dict[str, int]:
         """How far the file reaches."""

@@ -17,7 +17,7 @@ from torchrl_tdmpc.trainers.fine_tuning import Pretrained, load_pretrained, plac
 from torchrl_tdmpc.trainers.interrupt import GracefulInterrupt
 from torchrl_tdmpc.trainers.loop import EVALUATION_SEED
 from torchrl_tdmpc.trainers.offline import OfflineCounters, OfflineTrainer
-from torchrl_tdmpc.trainers.online import OnlineTrainer
+from torchrl_tdmpc.trainers.online import EVAL_MODES, OnlineTrainer
 from torchrl_tdmpc.trainers.patience import NoAnswerError, Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.schedule import discount_heuristic, seed_steps
@@ -26,6 +26,7 @@ from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
 __all__ = [
     "EVALUATION_SEED",
+    "EVAL_MODES",
     "Actors",
     "Agent",
     "Callbacks",

@@ -90,9 +90,14 @@ class Loop(ABC):
 
     def _is_evaluation_due(self, is_last: bool) -> bool:
         """At each interval and at the end, once."""
-        evaluated, now = self.counters.evaluated, self._now
+        evaluated, now = self._last_evaluation, self._now
         due = is_due(self.eval_interval, evaluated, now) or (is_last and evaluated < now)
         return due and self.eval_episodes > 0 and not self.is_stopping
+
+    @property
+    def _last_evaluation(self) -> int:
+        """How far the run was at its last evaluation."""
+        return self.counters.evaluated
 
     def _on_evaluation_step(self) -> None:
         self.patience.begin()

@@ -15,8 +15,9 @@ from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.checkpoints import ActorsState, CollectorState, resume_run
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, kill_workers
+from torchrl_tdmpc.envs import Task, WorkerError, kill_workers
 from torchrl_tdmpc.planners import TDMPC2Planner
+from torchrl_tdmpc.trainers.background import BackgroundEvaluator
 from torchrl_tdmpc.trainers.base import Loop
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.evaluation import evaluate
@@ -27,6 +28,7 @@ from torchrl_tdmpc.trainers.update import TDMPC2Update
 
 __all__ = ["EVALUATION_SEED", "OnlineLoop"]
 
+IN_EVALUATION = "in the evaluation, "  # begins a sentence
 EVALUATION_SEED = 1_000_000  # added to the run's: evaluation never meets training's initial states
 
 
@@ -55,6 +57,8 @@ class OnlineLoop(Loop):
     counters: Counters
     skipped_updates: SkippedUpdates
     num_truncated_episodes: int
+    evaluator: BackgroundEvaluator | None
+    _evaluating: int | None
     _collected: Iterator[TensorDictBase] | None
     _collector_state: CollectorState | ActorsState
 
@@ -76,6 +80,7 @@ class OnlineLoop(Loop):
             counters = self.counters
             while True:
                 self.learn()
+                self._take_evaluation()
                 is_last = counters.agent_steps >= self.steps
                 if self._is_evaluation_due(is_last):
                     self.evaluate()
@@ -84,6 +89,7 @@ class OnlineLoop(Loop):
                 if is_due(self.checkpoint_interval, counters.saved, counters.agent_steps):
                     self._save_or_warn()
                 self.collect()
+            self._take_evaluation(wait=True)
             self.save()
 
     def learn(self) -> None:
@@ -122,35 +128,39 @@ class OnlineLoop(Loop):
             self._record_episodes(data["next"], done)
 
     def evaluate(self) -> None:
-        """Evaluate without exploring, unless the run is asked to end meanwhile."""
+        """Evaluate without exploring, unless the run is asked to end meanwhile.
+
+        In the background the evaluation only begins here; one that has not ended is waited for.
+        """
+        self._take_evaluation(wait=True)
+        if self.is_stopping:
+            return
+        memories = self._collector_state.memory
+        settings = {
+            "episodes": self.eval_episodes,
+            "num_envs": self.eval_num_envs,
+            "seed": self.seed + EVALUATION_SEED,
+            "device": self.device,
+            "memory": memories and memories[0],
+        }
+        if self.evaluator is not None:
+            self.evaluator.begin(self.planner, self.task, **settings)
+            self._evaluating = self.counters.agent_steps
+            return
         try:
             with self.record.pause(), self.patience.waiting(self.planner):
-                memories = self._collector_state.memory
                 rows = evaluate(
                     self.planner,
                     self.task,
-                    episodes=self.eval_episodes,
-                    num_envs=self.eval_num_envs,
-                    seed=self.seed + EVALUATION_SEED,
-                    device=self.device,
-                    memory=memories and memories[0],
+                    **settings,
                     on_begin=lambda env: self.callbacks.on_evaluation_begin(self, env),
                     on_step=self._on_evaluation_step,
                 )
         except LeftEarly:
             return
         except Exception as error:
-            self._fail(error, where="in the evaluation, ")
-        self.counters.evaluated = self.counters.agent_steps
-        row = self.record.evaluation(
-            step=self._environment_steps,
-            agent_steps=self.counters.agent_steps,
-            returns=[row["return"] for row in rows],
-            lengths=[row["length"] for row in rows],
-            extra={name: [row[name] for row in rows] for name in self.task.extra_names},
-        )
-        with self.record.pause():
-            self.callbacks.on_evaluation(self, row)
+            self._fail(error, where=IN_EVALUATION)
+        self._record_evaluation(rows, self.counters.agent_steps)
 
     @property
     def components(self) -> dict[str, Any]:
@@ -190,6 +200,41 @@ class OnlineLoop(Loop):
         )
         for row in rows:
             self.callbacks.on_episode(self, row)
+
+    def _take_evaluation(self, *, wait: bool = False) -> None:
+        """Record the evaluation in the background if it has ended, or wait until it has.
+
+        A run that is asked to end does not wait. The evaluation is begun again when it is resumed.
+        """
+        if self._evaluating is None:
+            return
+        while not self.evaluator.is_ready(seconds=0.1 if wait else 0.0):
+            if not wait or self.is_stopping:
+                return
+        agent_steps, self._evaluating = self._evaluating, None
+        try:
+            rows = self.evaluator.take()
+        except WorkerError as error:
+            self._fail(error, where=IN_EVALUATION)
+        self._record_evaluation(rows, agent_steps)
+
+    def _record_evaluation(self, rows: list[dict[str, Any]], agent_steps: int) -> None:
+        """A row for the evaluation of the networks as they were after so many agent steps."""
+        self.counters.evaluated = agent_steps
+        row = self.record.evaluation(
+            step=agent_steps * self.task.action_repeat,
+            agent_steps=agent_steps,
+            returns=[row["return"] for row in rows],
+            lengths=[row["length"] for row in rows],
+            extra={name: [row[name] for row in rows] for name in self.task.extra_names},
+        )
+        with self.record.pause():
+            self.callbacks.on_evaluation(self, row)
+
+    @property
+    def _last_evaluation(self) -> int:
+        """Agent steps at the last evaluation that has begun."""
+        return self.counters.evaluated if self._evaluating is None else self._evaluating
 
     def _resume(self) -> None:
         """Put everything where the checkpoint says, if there is one."""
@@ -231,4 +276,6 @@ class OnlineLoop(Loop):
             self.collector.shutdown()
         finally:
             self.collector.shutdown(raise_on_error=False)
+            if self.evaluator is not None:
+                self.evaluator.shutdown()
             self._unlock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -20,13 +20,14 @@ from torchrl_tdmpc.checkpoints import (
     find_checkpoint,
 )
 from torchrl_tdmpc.data import EpisodeReplay
-from torchrl_tdmpc.envs import Task, resolve_num_envs, seed_generators
+from torchrl_tdmpc.envs import Task, resolve_num_envs, seed_generators, unknown
 from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import RunRecord, default_callbacks, say_waiting
 from torchrl_tdmpc.trainers import schedule
 from torchrl_tdmpc.trainers.actors import Actors, SendWeights
 from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
+from torchrl_tdmpc.trainers.background import BackgroundEvaluator
 from torchrl_tdmpc.trainers.callbacks import Callbacks
 from torchrl_tdmpc.trainers.counters import Counters
 from torchrl_tdmpc.trainers.failures import (
@@ -44,7 +45,9 @@ from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.replay import build_replay
 from torchrl_tdmpc.trainers.update import TDMPC2Update, count_parameters
 
-__all__ = ["OnlineTrainer"]
+__all__ = ["EVAL_MODES", "OnlineTrainer"]
+
+EVAL_MODES = ("inline", "background")
 
 
 class OnlineTrainer(OnlineLoop):
@@ -90,6 +93,8 @@ class OnlineTrainer(OnlineLoop):
         eval_interval: agent steps from one evaluation to the next.
         eval_episodes: episodes of an evaluation; 0 switches evaluation off.
         eval_num_envs: see :func:`~torchrl_tdmpc.trainers.evaluate`.
+        eval_mode: ``"inline"`` evaluates before training goes on; ``"background"`` in a process of
+            its own, with the weights of that moment, while it goes on. The rows are the same.
         checkpoint_interval: agent steps from one checkpoint to the next.
         checkpoint_keep: newest checkpoints that are kept.
         max_skipped_updates: updates in a row that may be skipped because of a loss or gradient that
@@ -149,6 +154,7 @@ class OnlineTrainer(OnlineLoop):
         eval_interval: int = 5_000,
         eval_episodes: int = 3,
         eval_num_envs: int | None = None,
+        eval_mode: Literal["inline", "background"] = "inline",
         checkpoint_interval: int = 5_000,
         checkpoint_keep: int = 2,
         max_skipped_updates: int = 100,
@@ -168,6 +174,11 @@ class OnlineTrainer(OnlineLoop):
         self.seed_steps = seed_steps
         self.eval_interval, self.eval_episodes = eval_interval, eval_episodes
         self.eval_num_envs = eval_num_envs
+        if eval_mode not in EVAL_MODES:
+            raise unknown("eval_mode", eval_mode, EVAL_MODES)
+        in_background = eval_mode == "background"
+        self.evaluator = BackgroundEvaluator(env_timeout) if in_background else None
+        self._evaluating = None
         self.checkpoint_interval, self.checkpoint_keep = checkpoint_interval, checkpoint_keep
         self.seed, self.device = seed, torch.device(device)
         if resume is not None and output_dir is None:
