@@ -37,6 +37,7 @@ def test_unknown_words_are_refused(setting, choices):
         Execution(**setting)
 
 
+@pytest.mark.compiled
 def test_compiled_with_the_long_search_is_what_is_written():
     """``default`` is held to the published numbers in test_parity."""
     layer = seeded(NormedLinear, 16, 32)
@@ -177,6 +178,7 @@ def test_other_devices_run_eagerly_in_float32():
             execution.prepare(nn.Linear.forward, "mps")
 
 
+@pytest.mark.compiled
 def test_a_planner_that_its_user_compiles_plans_as_written():
     planner, data = tiny_planner(), tiny_planner_input(2)
     torch.compiler.reset()

@@ -98,7 +98,8 @@ CONSTANT = {
     # it remembers nothing across episodes, and has no limit to be compared with
     "collector": "/carried/(done|terminated|truncated|is_init)"
     "|/environments/0/((model|task|buffers)/.*|random/[0134]|reset_next_step|limit)"
-    "|/memory",
+    "|/memory"
+    "|/collector_progress/.*",  # in TorchRL's next series: of a collector with a replay of its own
     "counters": "/utd",  # a setting
     "replay": "/replay/(capacity|origin|num_short_episodes|frames/.*)",
     "random": "/(python|numpy)/.*",

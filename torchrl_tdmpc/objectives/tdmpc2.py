@@ -215,12 +215,15 @@ class TDMPC2Loss(FunctionalLoss):
             tensordict: a batch ``[B, H]``.
 
         Returns:
-            The entries of ``out_keys``, and every further ``loss_*`` of a subclass.
+            The entries of ``out_keys`` and, unless some of them were selected, every further
+            ``loss_*`` of a subclass.
         """
         losses = self.model_loss(tensordict)
         losses.update(self.actor_loss(losses.pop("rollout")))
-        further = (key for key in losses.keys() if key.startswith("loss_"))  # noqa: SIM118
-        return losses.select(*self.out_keys, *further)
+        kept = list(self.out_keys)
+        if kept == list(self.out_keys_source):
+            kept += [key for key in losses.keys() if key.startswith("loss_")]  # noqa: SIM118
+        return losses.select(*kept)
 
     def context(self, tensordict: TensorDictBase) -> Context:
         """Look up the context ``[B]`` of the slices of a batch or rollout ``[B, H]``.
