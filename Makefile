@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 NIGHTLY := .venv-nightly/.nightly
 MUTANTS := $(VENV)/.mutants
 DOCS := $(VENV)/.docs
+RAY := $(VENV)/.ray
 NIGHTLY_FILES := build/upstream/nightly
 VERSIONS := $(shell sed -n 's/.*:: Python :: \(3\.[0-9]*\)".*/\1/p' setup.py)
 TRAIN := python examples/tdmpc2_multigamma.py
@@ -16,7 +17,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-compiled test-fast test-pythons test-nightly lint types docs install bench mutants \
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly test-ray lint types docs install bench mutants \
 	upstream upstream-check clean interpreter
 
 help: ## Print the targets.
@@ -54,6 +55,9 @@ test-pythons: ## Do so with each Python of setup.py that this machine has, in .v
 test-nightly: $(NIGHTLY) ## Run the tests with TorchRL's next series, in .venv-nightly.
 	.venv-nightly/bin/$(TEST) $(ARGS)
 
+test-ray: $(RAY) ## Run the tests of actors in a Ray cluster on this machine.
+	$(BIN)/python -m pytest test/test_ray.py $(ARGS)
+
 lint: $(STAMP) ## Check style and format.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -82,7 +86,7 @@ upstream: $(NIGHTLY) ## Test the patches too, with a checkout's tests: TORCHRL=p
 	.venv-nightly/bin/python -m upstream run "$(TORCHRL)" $(if $(ONLY),--only $(ONLY))
 
 clean: ## Remove .venv and its like, build products and caches (never the outputs of runs).
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-* build dist docs/gallery *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Before anything is downloaded: PYTHON must be one of the tested versions, and the one that an
@@ -110,6 +114,10 @@ $(STAMP): setup.py constraints.txt | interpreter
 	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dmc,cli,test,lint]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps dm-control
+	@touch $@
+
+$(RAY): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[ray]'
 	@touch $@
 
 $(MUTANTS): $(STAMP)

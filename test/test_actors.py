@@ -232,7 +232,7 @@ class Begins:
         self.states = []
 
     def on_collect(self, trainer, data):
-        self.states += data["observation"][data["is_init"].squeeze(-1)]
+        self.states += data["observation"][data["step_count"].squeeze(-1) == 0]
 
 
 def test_a_command_with_actors_goes_on_with_episodes_of_its_own(tmp_path):

@@ -7,7 +7,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector, MultiCollector
+from torchrl.collectors import BaseCollector, Collector, MultiCollector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.objectives import LossModule
 
@@ -39,19 +39,21 @@ def serial_envs(env: SerialEnv) -> list[EnvBase]:
     return env._envs
 
 
-def worker_processes(env: EnvBase | MultiCollector) -> Sequence[BaseProcess]:
-    """The processes of environments that step side by side; none where they are in this one."""
+def worker_processes(env: EnvBase | BaseCollector) -> Sequence[BaseProcess]:
+    """The processes of environments that step side by side; none in this one or in a cluster's."""
     if isinstance(env, MultiCollector):
-        return getattr(env, "procs", ())
-    return getattr(env, "_workers", ()) if isinstance(env, ParallelEnv) else ()
+        return env.procs if "procs" in vars(env) else ()
+    # Not by getattr, which a batch of environments would pass on to each of them
+    is_started = isinstance(env, ParallelEnv) and "_workers" in vars(env)
+    return env._workers if is_started else ()
 
 
-def num_frames(collector: MultiCollector) -> int:
-    """How many agent steps the processes of a collector have sent."""
+def num_frames(collector: Collector | MultiCollector) -> int:
+    """How many agent steps a collector has given."""
     return collector._frames
 
 
-def set_num_frames(collector: MultiCollector, frames: int) -> None:
+def set_num_frames(collector: Collector | MultiCollector, frames: int) -> None:
     """Go on counting from there, and with random steps if they are not over."""
     collector._frames = frames
 

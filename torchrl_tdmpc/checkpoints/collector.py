@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from tensordict import TensorDict
-from torchrl.collectors import Collector, MultiCollector
+from torchrl.collectors import BaseCollector, Collector
 
 from torchrl_tdmpc.envs import (
     env_memory,
@@ -19,7 +19,7 @@ from torchrl_tdmpc.envs import (
     set_env_state,
     why_no_state,
 )
-from torchrl_tdmpc.torchrl_series import carried_data, num_frames, set_num_frames
+from torchrl_tdmpc.torchrl_series import carried_data
 
 __all__ = ["ActorsState", "CollectorState", "SavedMemory"]
 
@@ -107,7 +107,8 @@ class ActorsState:
     They are never saved: a resumed run begins new episodes, and the open ones do not go on.
 
     Args:
-        collector: of environments that remember nothing across episodes.
+        collector: actors, whose environments remember nothing across episodes. It has
+            ``num_frames``, and goes on after so many by ``go_on(frames, seed)``.
 
     Attributes:
         env: the collector itself, whose processes may fail.
@@ -118,19 +119,18 @@ class ActorsState:
 
     memory = None
 
-    def __init__(self, collector: MultiCollector):
+    def __init__(self, collector: BaseCollector):
         self.collector = self.env = collector
         self.failed = self.restarted = False
 
     def state_dict(self) -> dict[str, Any]:
         """How many agent steps there were."""
-        return {"frames": num_frames(self.collector), "memory": None}
+        return {"frames": self.collector.num_frames, "memory": None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after as many agent steps, with new episodes."""
         self.restarted = True
-        set_num_frames(self.collector, state["frames"])
-        self.collector.set_seed(_next_seed(state["frames"]))
+        self.collector.go_on(state["frames"], _next_seed(state["frames"]))
 
 
 class SavedMemory:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torchrl.collectors import BaseCollector
 from torchrl.record.loggers import Logger
 
 from torchrl_tdmpc.checkpoints import read_metadata
@@ -88,21 +89,23 @@ def resumed(config: DictConfig) -> str | None:
 
 
 @naming("collector", "env")
-def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> Actors | None:
+def make_collector(config: DictConfig, task: Task, planner: TDMPC2Planner) -> BaseCollector | None:
     """What steps the environments beside the learner; None where the learner does so itself."""
     if config.collector.mode == "sync":
         return None
-    return Actors(
-        task,
-        planner,
-        num_envs=config.env.num_envs,
-        num_actors=config.collector.actors,
-        sync_interval=config.collector.sync_interval,
-        random_steps=config.train.seed_steps if task.model_tasks is None else 0,
-        seed=config.seed,
-        device=config.device,
-        env_timeout=config.env.timeout,
-    )
+    settings = {
+        "num_envs": config.env.num_envs,
+        "num_actors": config.collector.actors,
+        "sync_interval": config.collector.sync_interval,
+        "random_steps": config.train.seed_steps if task.model_tasks is None else 0,
+        "seed": config.seed,
+        "device": config.device,
+    }
+    if config.collector.mode == "ray":
+        from torchrl_tdmpc.trainers.ray_actors import RayActors
+
+        return RayActors(task, planner, **settings)
+    return Actors(task, planner, env_timeout=config.env.timeout, **settings)
 
 
 @naming("replay", "train", "planner")

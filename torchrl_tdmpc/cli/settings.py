@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ MAY_CHANGE = (
     *(f"logger.{name}" for name in ("backend", "project", "entity", "group", "name", "tags")),
     "logger.artifact",
 )
-COLLECTORS = ("sync", "async")
+COLLECTORS = ("sync", "async", "ray")
 DEVICES = ("device", "replay.device")  # settings that name one
 LEAST_STEPS_TO_COMPILE = 3_000  # agent steps; a shorter run is over before compilation pays
 DEFAULTS = Path(__file__).parent / "config/tdmpc2_multigamma.yaml"
@@ -287,12 +288,15 @@ def check_collector(settled: DictConfig) -> None:
                     f"collector.{name} is {settled.collector[name]}, which has no effect with "
                     "collector.mode=sync; leave it out."
                 )
-    elif settled.env.workers != "serial":
+        return
+    if mode == "ray" and importlib.util.find_spec("ray") is None:
+        raise ImportError("collector.mode=ray needs ray: pip install 'torchrl_tdmpc[ray]'")
+    if settled.env.workers != "serial":
         raise ValueError(
             f"env.workers is {settled.env.workers!r}; with collector.mode={mode} the environments "
             "of an actor share its process: choose serial."
         )
-    elif settled.env.num_envs % actors:
+    if settled.env.num_envs % actors:
         raise ValueError(
             f"collector.actors is {actors}, but env.num_envs is {settled.env.num_envs}; it must "
             "divide their number."

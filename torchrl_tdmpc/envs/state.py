@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
-from torchrl.collectors import MultiCollector
+from torchrl.collectors import BaseCollector
 from torchrl.envs import DMControlWrapper, EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from torchrl_tdmpc.envs.attributes import NoStateError, pack_attributes, unpack_attributes
@@ -118,7 +118,7 @@ def first_env(env: EnvBase) -> EnvBase:
     return serial_envs(env)[0]
 
 
-def has_lost_processes(env: EnvBase | MultiCollector) -> bool:
+def has_lost_processes(env: EnvBase | BaseCollector) -> bool:
     """Whether environments ran in processes of their own, and no longer do because one died.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchrl.collectors import MultiCollector
+from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv, TransformedEnv
 
 from torchrl_tdmpc.envs.seeds import seed_generators
@@ -135,7 +135,7 @@ def shared_messages(num_workers: int) -> tuple[Tensor, Tensor]:
 
 
 def failed_environment(
-    env: EnvBase | MultiCollector | None, error: Exception
+    env: EnvBase | BaseCollector | None, error: Exception
 ) -> tuple[int | None, Exception]:
     """Which environment an error came from, and the error as it was there.
 
@@ -147,14 +147,16 @@ def failed_environment(
         The number of the environment or actor, None if nobody knows; a :class:`WorkerError` if it
         was raised in another process, otherwise ``error`` itself.
     """
-    for number, told in enumerate(getattr(_base(env), "told", ())):
+    base = _base(env)
+    # Not by getattr, which a batch of environments would pass on to each of them
+    for number, told in enumerate(() if base is None else vars(base).get("told", ())):
         if told[0]:
             text = bytes(told.tolist()).partition(b"\0")[0].decode(errors="replace")
             return number, WorkerError(text)
     return getattr(error, "environment", None), error
 
 
-def kill_workers(env: EnvBase | MultiCollector) -> None:
+def kill_workers(env: EnvBase | BaseCollector) -> None:
     """End processes of environments at once, whatever they are doing; none in this process.
 
     Args:

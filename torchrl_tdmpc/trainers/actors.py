@@ -11,7 +11,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import MultiAsyncCollector
-from torchrl.envs import Compose, EnvBase, RewardSum, StepCounter, TransformedEnv
+from torchrl.envs import Compose, RewardSum, StepCounter, TransformedEnv
 from torchrl.weight_update import SharedMemWeightSyncScheme
 
 from torchrl_tdmpc.envs import (
@@ -24,6 +24,7 @@ from torchrl_tdmpc.envs import (
 )
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import say_waiting
+from torchrl_tdmpc.torchrl_series import num_frames, set_num_frames
 from torchrl_tdmpc.trainers.failures import CollectionError, summary, who_failed
 from torchrl_tdmpc.trainers.patience import Patience
 from torchrl_tdmpc.trainers.schedule import is_due
@@ -113,11 +114,8 @@ class Actors(MultiAsyncCollector):
         device: torch.device | str = "cpu",
         env_timeout: float | None = 1800.0,
     ):
-        refuse_actors(task, num_envs, num_actors)
-        if sync_interval < 1:
-            raise ValueError(f"sync_interval is {sync_interval}; it must be at least 1.")
+        envs_each = refuse_actors(task, num_envs, num_actors, sync_interval)
         self.sync_interval = sync_interval
-        envs_each = num_envs // num_actors
         threads = torch.get_num_threads()
         threads_each = max(1, threads // (num_actors + 1))
         self.told, self.ready = shared_messages(num_actors)
@@ -127,7 +125,7 @@ class Actors(MultiAsyncCollector):
         def on_wait(seconds: float) -> None:
             say_waiting(seconds, f"{int(self.ready.sum())} of {num_actors} actors are ready")
 
-        make = functools.partial(_make_env, task, envs_each, device)
+        make = functools.partial(make_actor_env, task, envs_each, device)
         try:
             with Patience(env_timeout, on_wait) as patience, patience.waiting():
                 super().__init__(
@@ -154,6 +152,16 @@ class Actors(MultiAsyncCollector):
     def _queue_len(self) -> int:
         """One place for each actor: with fewer, TorchRL drops steps that wait for a second."""
         return self.num_workers
+
+    @property
+    def num_frames(self) -> int:
+        """Agent steps that arrived."""
+        return num_frames(self)
+
+    def go_on(self, frames: int, seed: int) -> None:
+        """Go on after as many agent steps, with new episodes."""
+        set_num_frames(self, frames)
+        self.set_seed(seed)
 
     def send(self, planner: TDMPC2Planner, updates: int) -> None:
         """Bring the weights that the actors share up to date.
@@ -210,12 +218,17 @@ class SendWeights:
         self._sent = updates
 
 
-def refuse_actors(task: Task, num_envs: int, num_actors: int) -> None:
+def refuse_actors(task: Task, num_envs: int, num_actors: int, sync_interval: int) -> int:
     """Name what keeps the environments of a task from being divided among actors.
 
+    Returns:
+        The number of environments of each actor.
+
     Raises:
-        ValueError: it does.
+        ValueError: something does.
     """
+    if sync_interval < 1:
+        raise ValueError(f"sync_interval is {sync_interval}; it must be at least 1.")
     if not 1 <= num_actors <= num_envs or num_envs % num_actors:
         raise ValueError(
             f"num_actors is {num_actors}, but there are {num_envs} environments; it must divide "
@@ -235,9 +248,12 @@ def refuse_actors(task: Task, num_envs: int, num_actors: int) -> None:
             )
     finally:
         env.close()
+    return num_envs // num_actors
 
 
-def _make_env(task: Task, num_envs: int, device: torch.device | str, seed: int) -> EnvBase:
+def make_actor_env(
+    task: Task, num_envs: int, device: torch.device | str, seed: int
+) -> TransformedEnv:
     """The environments of one actor."""
     env = make_env(task, num_envs=num_envs, seed=seed, device=device)
     return TransformedEnv(env, Compose(RewardSum(), StepCounter()))

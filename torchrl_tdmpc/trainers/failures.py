@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchrl.collectors import MultiCollector
+from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.envs import WorkerError, failed_environment, has_lost_processes
@@ -71,7 +71,7 @@ class SkippedUpdates:
         self._in_a_row = torch.tensor(float(state["in_a_row"]))
 
 
-def who_failed(env: EnvBase | MultiCollector | None, error: Exception) -> tuple[str, Exception]:
+def who_failed(env: EnvBase | BaseCollector | None, error: Exception) -> tuple[str, Exception]:
     """The beginning of a sentence on an error in environments, and the error as it was there.
 
     Args:
@@ -84,7 +84,7 @@ def who_failed(env: EnvBase | MultiCollector | None, error: Exception) -> tuple[
     """
     number, error = failed_environment(env, error)
     if number is not None:
-        worker = "actor" if isinstance(env, MultiCollector) else "environment"
+        worker = "actor" if isinstance(env, BaseCollector) else "environment"
         return f"{worker} {number} failed", error
     if env is not None and has_lost_processes(env):
         return "the processes of the environments ended", error

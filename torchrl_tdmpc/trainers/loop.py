@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.collectors import Collector, MultiCollector
+from torchrl.collectors import BaseCollector
 from torchrl.envs import EnvBase
 
 from torchrl_tdmpc.checkpoints import ActorsState, CollectorState, resume_run
@@ -52,7 +52,7 @@ class OnlineLoop(Loop):
     update: TDMPC2Update
     planner: TDMPC2Planner
     replay: EpisodeReplay
-    collector: Collector | MultiCollector
+    collector: BaseCollector
 
     counters: Counters
     skipped_updates: SkippedUpdates
@@ -245,7 +245,7 @@ class OnlineLoop(Loop):
             self.num_truncated_episodes = self.replay.truncate()
 
     def _fail(
-        self, error: Exception, env: EnvBase | MultiCollector | None = None, where: str = ""
+        self, error: Exception, env: EnvBase | BaseCollector | None = None, where: str = ""
     ) -> NoReturn:
         """Save what is left when environments failed, and say so in one sentence.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector, MultiCollector
+from torchrl.collectors import BaseCollector, Collector
 from torchrl.objectives import LossModule
 from torchrl.record.loggers import Logger
 
@@ -25,7 +25,7 @@ from torchrl_tdmpc.objectives import TDMPC2Loss
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.recording import RunRecord, default_callbacks, say_waiting
 from torchrl_tdmpc.trainers import schedule
-from torchrl_tdmpc.trainers.actors import Actors, SendWeights
+from torchrl_tdmpc.trainers.actors import SendWeights
 from torchrl_tdmpc.trainers.agent import Networks, build_networks, describe_agent
 from torchrl_tdmpc.trainers.background import BackgroundEvaluator
 from torchrl_tdmpc.trainers.callbacks import Callbacks
@@ -86,7 +86,8 @@ class OnlineTrainer(OnlineLoop):
         collector: what steps the environments, in place of ``workers``. It runs
             the planner, one agent step in each environment at a time, with
             :class:`~torchrl.envs.RewardSum` and :class:`~torchrl.envs.StepCounter`.
-            :class:`Actors` step the environments while the learner updates.
+            :class:`Actors`, or those of ``ray_actors``, step the environments while the learner
+            updates.
         logger: one of TorchRL's loggers, which gets every row.
         callbacks: see :class:`~torchrl_tdmpc.trainers.Callbacks`; they are called after the run's
             own.
@@ -148,7 +149,7 @@ class OnlineTrainer(OnlineLoop):
         update: TDMPC2Update | None = None,
         planner: TDMPC2Planner | None = None,
         replay: EpisodeReplay | None = None,
-        collector: Collector | MultiCollector | None = None,
+        collector: BaseCollector | None = None,
         logger: Logger | None = None,
         callbacks: Iterable[Any] = (),
         eval_interval: int = 5_000,
@@ -229,8 +230,8 @@ class OnlineTrainer(OnlineLoop):
         }
         self._is_stopped = False
         self._collected: Iterator[TensorDictBase] | None = None
-        in_processes = isinstance(self.collector, MultiCollector)
-        self._collector_state = (ActorsState if in_processes else CollectorState)(self.collector)
+        has_actors = not isinstance(collector, Collector)
+        self._collector_state = (ActorsState if has_actors else CollectorState)(collector)
 
         # What is written, from here on by nobody else
         self.lock = None if self.output_dir is None else FolderLock(self.output_dir)
@@ -238,7 +239,7 @@ class OnlineTrainer(OnlineLoop):
             if resume == "auto":
                 self.resume = find_checkpoint(resume, self.output_dir)
             callbacks = list(callbacks)
-            if isinstance(self.collector, Actors):
+            if has_actors:
                 callbacks.insert(0, SendWeights(self.collector, self.planner))
             self.record = self._make_record(Callbacks(callbacks).metric_names)
             own = default_callbacks(
