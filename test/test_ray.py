@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from runs import configure, rows, run
-from test_actors import Begins, Counts, Overheats, mock_task
+from test_actors import Begins, CannotStart, Counts, Overheats, mock_task
 
 from torchrl_tdmpc import OnlineTrainer
 from torchrl_tdmpc.cli.settings import settle
@@ -21,7 +23,13 @@ RAY = ("collector.mode=ray", "env.num_envs=2", "collector.actors=2")
 def ray():
     """A cluster with as many cores as the actors of a test ask for."""
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=4, log_to_driver=False, logging_level="error", include_dashboard=False)
+    ray.init(
+        num_cpus=4,
+        log_to_driver=False,
+        logging_level="error",
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},
+    )
     yield ray
     ray.shutdown()
 
@@ -53,12 +61,12 @@ def test_a_run_learns_with_weights_that_arrive_and_goes_on_with_new_episodes(ray
     trainer, train, _ = run(tmp_path, *RAY, callbacks=[begun])
     assert (trainer.counters.agent_steps, trainer.counters.updates) == (40, 40)
     assert trainer.replay.num_steps + trainer.replay.num_pending >= 40
-    assert 0 < float(rows(tmp_path / "train.csv")[-1]["policy_lag"]) <= 10 + 2 * 2
     num_open = len(begun.states) - len(train)
     resumed = (*RAY, "resume=auto", "train.steps=80")
     trainer, _, _ = run(tmp_path, *resumed, callbacks=[gone_on])
     assert trainer.num_truncated_episodes == num_open
     assert (trainer.counters.agent_steps, trainer.counters.updates) == (80, 80)
+    assert 0 < float(rows(tmp_path / "train.csv")[-1]["policy_lag"]) <= 10 + 2 * 2
     states = torch.stack([*begun.states, *gone_on.states])
     assert len(states.unique(dim=0)) == len(states)
 
@@ -80,6 +88,13 @@ def test_an_actor_that_is_killed_ends_a_run(ray, tmp_path):
 
     with pytest.raises(CollectionError, match=r"^actor 1 failed after .* \(its process ended\)"):
         make(tmp_path, Counts, callbacks=[Kill()]).train()
+
+
+def test_an_error_at_the_start_is_told(ray, monkeypatch):
+    monkeypatch.setattr(CannotStart, "may_start", True)
+    with pytest.raises(CollectionError) as error:
+        make(None, CannotStart)
+    assert str(error.value) == "an actor failed at the start (OSError: no licence)."
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

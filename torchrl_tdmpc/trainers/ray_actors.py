@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torchrl_tdmpc.envs import Task, WorkerError, env_seeds, seed_generators
 from torchrl_tdmpc.planners import TDMPC2Planner
 from torchrl_tdmpc.torchrl_series import set_num_frames
 from torchrl_tdmpc.trainers.actors import StampedPolicy, make_actor_env, refuse_actors
+from torchrl_tdmpc.trainers.failures import CollectionError
 
 __all__ = ["RayActors"]
 
@@ -65,6 +67,7 @@ class RayActors(RayCollector):
         resources: what each actor asks the cluster for, as ``ray.remote`` takes it.
 
     Raises:
+        CollectionError: an environment failed at the start.
         ImportError: Ray is not installed.
         ValueError: environments that cannot be divided among the actors, or that remember
             something across episodes.
@@ -88,7 +91,8 @@ class RayActors(RayCollector):
         envs_each = refuse_actors(task, num_envs, num_actors, sync_interval)
         self.sync_interval = sync_interval
         make = functools.partial(_make_env, task, planner, envs_each, device)
-        with warnings.catch_warnings():  # each actor counts its own random steps
+        with warnings.catch_warnings(), _telling_the_start():
+            # Each actor counts its own random steps
             warnings.filterwarnings("ignore", message="async distributed data collection with init")
             super().__init__(
                 [functools.partial(make, env_seed) for env_seed in env_seeds(seed, num_actors)],
@@ -150,6 +154,18 @@ class RayActors(RayCollector):
         except Exception:
             if raise_on_error:
                 raise
+
+
+@contextmanager
+def _telling_the_start() -> Iterator[None]:
+    """Turn what an actor raised when it began into one sentence."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        *_, last = str(error).strip().splitlines()  # of its traceback
+        raise CollectionError(f"an actor failed at the start ({last.rstrip('.')}).") from error
 
 
 def _told(error: Exception, number: int) -> WorkerError:
