@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs/site")]
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import torchrl_tdmpc
 
 project = "torchrl_tdmpc"
@@ -22,12 +24,14 @@ include_patterns = [
     *("results/README.md", "upstream/README.md"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "README.md"),
 ]
+exclude_patterns = ["docs/tutorials/*"]  # docs/gallery is made of them
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_design",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "config_reference",
     "public_names",
 ]
@@ -43,6 +47,24 @@ if os.environ.get("DOCS_ONLINE"):
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # the anchors that GitHub gives to headings
+
+TUTORIALS = [
+    *("first_run", "only_the_losses", "only_the_planner", "own_environment"),
+    *("own_encoder", "official_checkpoint", "auxiliary_losses", "many_processes"),
+]
+sphinx_gallery_conf = {
+    "examples_dirs": "docs/tutorials",
+    "gallery_dirs": "docs/gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": ExplicitOrder([f"{name}.py" for name in TUTORIALS]),
+    "run_stale_examples": True,  # the library may have changed where the tutorial did not
+    "capture_repr": (),  # what is shown is printed
+    "doc_module": ("torchrl_tdmpc",),  # names in the code link to the API reference
+    "min_reported_time": float("inf"),
+    "write_computation_times": False,
+    "download_all_examples": False,
+    "show_signature": False,
+}
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
