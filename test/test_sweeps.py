@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +102,47 @@ def test_a_run_that_fails_shows_its_traceback_on_request(sweep, monkeypatch, is_
     assert end.startswith("error: 2 of the runs failed.")
     assert printed.count("in overheat") == (2 if is_asked_for else 0)
     assert printed.count(": the motor is hot\n") == (4 if is_asked_for else 2)
+
+
+def jobs_of(folder):
+    """Ids of the processes that submitit started for a sweep in this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                b"submitit.core._submit" in (path / "cmdline").read_bytes()
+                and (path / "cwd").resolve() == folder
+                and path.joinpath("exe").resolve().name.startswith("python")
+            ):
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads Linux's /proc")
+def test_a_job_that_a_scheduler_preempts_is_saved_and_goes_on(tmp_path):
+    sizes = ("env.task=cartpole-balance", "seed=1", "train.steps=120", "threads=1")
+    command = (sys.executable, "-m", "torchrl_tdmpc.cli.train", "-m")
+    process = subprocess.Popen(
+        [*command, "hydra/launcher=submitit_local", *sizes, *SHORT, *NETWORKS, *PLAN],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    episodes, end = tmp_path / "outputs/sweeps", time.monotonic() + 300
+    while not [f for f in episodes.glob("*/train.csv") if f.read_text().count("\n") > 4]:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    for job in jobs_of(tmp_path):
+        os.kill(job, signal.SIGUSR2)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    (folder,) = [one for one in folders(episodes) if (one / "eval.csv").exists()]
+    assert [row["agent_steps"] for row in rows(folder / "eval.csv")][-1] == "120"
+    told = "".join(log.read_text() for log in episodes.glob(".submitit/*/*_log.out"))
+    assert "this job is preempted" in told and f"resumed {folder.relative_to(tmp_path)}" in told
 
 
 @pytest.fixture

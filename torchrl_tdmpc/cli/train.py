@@ -158,6 +158,8 @@ def train_one_of_many(config: DictConfig, compose: Compose, failures: Path) -> N
             traceback.print_exc()
         told = f"{config.output_dir}: {error}"
         print(f"failed: {told}", file=sys.stderr)
+        if not failures.exists():  # a job on another machine, whose launcher tells the error
+            raise
         handle, _ = tempfile.mkstemp(dir=failures)
         with open(handle, "w", encoding="utf-8") as file:
             file.write(told)
