@@ -92,10 +92,9 @@ if __name__ == "__main__":
 #
 # * ``MultiAsyncCollector`` does not wait for the slowest process. It sends what one process
 #   collected at a time, and ``replay.extend`` takes that too.
-# * ``RayCollector`` takes the same arguments, and runs its processes on the machines of a Ray
-#   cluster. What it sends goes to the same ``extend``. Weights are then not shared: send them with
-#   ``update_policy_weights_()``. Ray is not among the dependencies of this package, and this is not
-#   tried here.
+# * ``Actors`` are such a collector for this planner: they act while the learner updates, with
+#   weights that it sends. ``RayActors`` do so on the machines of a Ray cluster. ``OnlineTrainer``
+#   takes both as its ``collector``.
 # * Where each machine runs a collector of its own, their ids are the same. Name them:
 #   ``replay.extend(data, source="machine 1")``.
 #

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 __all__ = ["RunningPercentileScale"]
 
@@ -20,6 +20,9 @@ class RunningPercentileScale(nn.Module):
     Raises:
         ValueError: a weight outside [0, 1].
 
+    Attributes:
+        ranks: processes that each have a part of the values; None where this one has them all.
+
     Examples:
         >>> scale = RunningPercentileScale(tau=0.5)
         >>> scale.update(torch.linspace(0, 10, 101))
@@ -32,11 +35,14 @@ class RunningPercentileScale(nn.Module):
         if not 0 <= tau <= 1:
             raise ValueError(f"value_scale_tau is {tau}; it must be in [0, 1].")
         self.tau = tau
+        self.ranks: distributed.ProcessGroup | None = None
         self.register_buffer("value", torch.ones(1))
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
         """Move the scale towards the spread of ``values`` (any shape), if that is finite."""
+        if self.ranks is not None:
+            values = _of_all(values, self.ranks)
         percentiles = torch.linspace(0.05, 0.95, 2, dtype=values.dtype, device=values.device)
         low, high = values.flatten().quantile(percentiles).to(self.value.dtype)
         spread = (high - low).clamp(min=1)
@@ -45,3 +51,11 @@ class RunningPercentileScale(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """``values`` divided by the scale."""
         return values / self.value.clone()  # the buffer may move on before a backward pass
+
+
+@torch.compiler.disable  # the parts of a compiled loss end at a collective
+def _of_all(values: Tensor, ranks: distributed.ProcessGroup) -> Tensor:
+    """The values of every process, which are as many in each."""
+    parts = [torch.empty_like(values) for _ in range(distributed.get_world_size(ranks))]
+    distributed.all_gather(parts, values.contiguous(), group=ranks)
+    return torch.cat(parts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import distributed
 from torch.nn.utils import clip_grad_norm_
 from torchrl.objectives import LossModule
 
@@ -38,10 +39,14 @@ class TDMPC2Update:
         grad_clip_norm: largest norm of the model's gradient, and of the policy's.
         tau: Polyak coefficient of the target Q-functions.
         execution: how the losses are computed: compiled or not, and in which precision.
+        ranks: processes of ``torch.distributed`` that each get an equal part of a batch; None where
+            this one gets it all. Gradients are averaged before they are clipped, and the value
+            scale sees the values of all, so the step is that of the whole batch if the draws are
+            those of the whole batch. Metrics are those of this part.
 
     Raises:
-        ValueError: a setting out of its range, a loss that is not reduced to a scalar, or an
-            auxiliary one that does not fit.
+        ValueError: a setting out of its range, a loss that is not reduced to a scalar (to a mean,
+            with ``ranks``), or an auxiliary one that does not fit.
 
     Attributes:
         model_optimizer: Adam over encoder, dynamics, heads, Q-functions and auxiliary losses.
@@ -81,6 +86,7 @@ class TDMPC2Update:
         grad_clip_norm: float = 20.0,
         tau: float = 0.01,
         execution: Execution = Execution(),
+        ranks: distributed.ProcessGroup | None = None,
     ):
         limits = {
             "lr": (lr, 0 < lr <= 1, "positive and at most 1"),
@@ -105,6 +111,11 @@ class TDMPC2Update:
                     f"the reduction of {type(one).__name__} is 'none'; an update needs 'mean' or "
                     "'sum'."
                 )
+            if ranks is not None and getattr(one, "reduction", "mean") != "mean":
+                raise ValueError(
+                    f"the reduction of {type(one).__name__} is {one.reduction!r}; with ranks an "
+                    "update needs 'mean'."
+                )
             tell_targets_move(one)
         for one in auxiliary:
             if isinstance(one, MultiGammaValueLoss):
@@ -113,6 +124,7 @@ class TDMPC2Update:
         self.auxiliary = list(auxiliary)
         self.auxiliary_names = [_loss_key(one).removeprefix("loss_") for one in auxiliary]
         self.grad_clip_norm = grad_clip_norm
+        self.ranks = loss.value_scale.ranks = ranks
         encoder = list(loss.world_model.encoder.parameters())
         rest = [p for n, p in loss.world_model.named_parameters() if not n.startswith("encoder.")]
         rest += loss.q_ensemble.parameters()
@@ -240,12 +252,27 @@ class TDMPC2Update:
         total = sum(value for name, value in losses.items() if name.startswith("loss_"))
         total.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.ranks is not None:
+            total = total.detach()
+            shared = [p for p in self.shared if all(p is not q for q in parameters)]
+            gradients = [p.grad for p in (*parameters, *shared) if p.grad is not None]
+            _average([total, *gradients], self.ranks)
         grad_norm = clip_grad_norm_(parameters, self.grad_clip_norm)
         is_finite = total.isfinite() & grad_norm.isfinite()
         for parameter in self.shared:  # the policy's optimiser does not own them
             if parameter.grad is not None:
                 is_finite = is_finite & parameter.grad.isfinite().all()
         return grad_norm, is_finite
+
+
+def _average(tensors: Sequence[torch.Tensor], ranks: distributed.ProcessGroup) -> None:
+    """Put the mean over processes into each tensor, by one message."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat, group=ranks)
+    flat /= distributed.get_world_size(ranks)
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        tensor.copy_(piece.view_as(tensor))
 
 
 def _step(optimizer: torch.optim.Adam, is_finite: torch.Tensor) -> None:
