@@ -123,7 +123,7 @@ class Actors(MultiAsyncCollector):
         self._scheme = SharedMemWeightSyncScheme()
 
         def on_wait(seconds: float) -> None:
-            say_waiting(seconds, f"{int(self.ready.sum())} of {num_actors} actors are ready")
+            say_waiting(seconds, f"{int(self.ready.sum())} of {num_actors} actors have made theirs")
 
         make = functools.partial(make_actor_env, task, envs_each, device)
         try:

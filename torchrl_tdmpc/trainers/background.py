@@ -17,6 +17,8 @@ from torchrl_tdmpc.trainers.patience import Patience
 
 __all__ = ["BackgroundEvaluator"]
 
+SECONDS_TO_END = 10.0
+
 
 class BackgroundEvaluator:
     """A process that evaluates a planner as it is at one moment, one evaluation after the other.
@@ -31,6 +33,7 @@ class BackgroundEvaluator:
         self.env_timeout = env_timeout
         self._process: multiprocessing.Process | None = None
         self._connection: Connection | None = None
+        self._is_busy = False
 
     def begin(self, planner: TDMPC2Planner, task: Task, **settings: Any) -> None:
         """Begin an evaluation; the one before must have been taken.
@@ -51,6 +54,7 @@ class BackgroundEvaluator:
             self._process.start()
             theirs.close()
         self._connection.send((copy.deepcopy(planner), task, settings))
+        self._is_busy = True
 
     def is_ready(self, seconds: float = 0.0) -> bool:
         """Whether the evaluation has ended; waits for it for so long."""
@@ -66,17 +70,22 @@ class BackgroundEvaluator:
             rows, error = self._connection.recv()
         except (EOFError, ConnectionError) as error:
             raise WorkerError("the process of the evaluation ended") from error
+        self._is_busy = False
         if error is not None:
             raise WorkerError(error)
         return rows
 
     def shutdown(self) -> None:
-        """End the process, whatever it is doing."""
-        if self._process is not None:
+        """End the process: at once if it is evaluating, else it ends by itself."""
+        if self._process is None:
+            return
+        self._connection.close()
+        if self._is_busy:
             self._process.kill()
-            self._process.join()
-            self._connection.close()
-            self._process = None
+        self._process.join(SECONDS_TO_END)
+        self._process.kill()
+        self._process.join()
+        self._process = None
 
 
 def _serve(connection: Connection, env_timeout: float | None, threads: int) -> None:
