@@ -3,7 +3,8 @@
 ``python -m benchmarks.kill_actors --kills 20`` prints a table, and exits with 1 if anything is
 wrong. Each death is ``kill -9`` of the learner, of an actor or of the evaluator, at a random
 moment. The run must end, nothing of it may stay behind, and the same command must go on with it.
-The episodes that it stored must be whole.
+The episodes that it stored must be whole. Nothing else may run meanwhile, because what it would
+put into shared memory would count as left behind.
 """
 
 from __future__ import annotations
