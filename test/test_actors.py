@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -228,6 +229,10 @@ def test_threads_are_divided_and_given_back(monkeypatch):
         assert (torch.get_num_threads(), actors.num_sub_threads) == (3, 2)
         actors.shutdown()
         assert torch.get_num_threads() == 7
+        torch.set_num_threads(1)
+        del actors
+        gc.collect()
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

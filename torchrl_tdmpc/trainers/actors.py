@@ -120,6 +120,7 @@ class Actors(MultiAsyncCollector):
         threads_each = max(1, threads // (num_actors + 1))
         self.told, self.ready = shared_messages(num_actors)
         self._threads = threads
+        self._is_shut_down = False
         self._scheme = SharedMemWeightSyncScheme()
 
         def on_wait(seconds: float) -> None:
@@ -175,10 +176,15 @@ class Actors(MultiAsyncCollector):
         self.policy.updates.fill_(updates)
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """End the processes, and give the learner all threads back."""
+        """End the processes, and give the learner all threads back; once."""
+        if self._is_shut_down:  # called again when the object is freed
+            return
+        self._is_shut_down = True
         self._scheme.shutdown()  # else it does so when Python ends, which is too late
-        super().shutdown(*args, **kwargs)
-        torch.set_num_threads(self._threads)
+        try:
+            super().shutdown(*args, **kwargs)
+        finally:
+            torch.set_num_threads(self._threads)
 
 
 class SendWeights:
