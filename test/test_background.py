@@ -87,6 +87,17 @@ def test_a_process_that_is_killed_ends_a_run_that_can_go_on(tmp_path):
     assert resumed.counters.evaluated == 40
 
 
+def test_a_process_that_is_killed_between_evaluations_ends_a_run(tmp_path):
+    class Kill:
+        def on_evaluation(self, trainer, row):
+            trainer.evaluator._process.kill()
+            trainer.evaluator._process.join()
+
+    with pytest.raises(CollectionError, match="the process of the evaluation ended"):
+        make(tmp_path, ContinuousActionVecMockEnv, callbacks=[Kill()]).train()
+    assert len(rows(tmp_path / "eval.csv")) == 1
+
+
 def test_an_evaluation_under_way_is_begun_again_when_a_run_is_resumed(tmp_path):
     stop = Ends(20, lambda trainer: trainer.stop())
     make(tmp_path, Waits, callbacks=[stop]).train()

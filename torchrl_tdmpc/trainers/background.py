@@ -42,6 +42,9 @@ class BackgroundEvaluator:
             planner: is evaluated with the weights that it has now.
             task: what it acts in.
             settings: see :func:`evaluate`.
+
+        Raises:
+            WorkerError: the process has ended since the last evaluation.
         """
         if self._process is None:
             context = multiprocessing.get_context("spawn")
@@ -53,7 +56,10 @@ class BackgroundEvaluator:
             )
             self._process.start()
             theirs.close()
-        self._connection.send((copy.deepcopy(planner), task, settings))
+        try:
+            self._connection.send((copy.deepcopy(planner), task, settings))
+        except ConnectionError as error:
+            raise WorkerError("the process of the evaluation ended") from error
         self._is_busy = True
 
     def is_ready(self, seconds: float = 0.0) -> bool:

@@ -144,7 +144,10 @@ class OnlineLoop(Loop):
             "memory": memories and memories[0],
         }
         if self.evaluator is not None:
-            self.evaluator.begin(self.planner, self.task, **settings)
+            try:
+                self.evaluator.begin(self.planner, self.task, **settings)
+            except WorkerError as error:
+                self._fail(error, where=IN_EVALUATION)
             self._evaluating = self.counters.agent_steps
             return
         try:
