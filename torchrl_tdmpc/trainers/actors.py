@@ -63,6 +63,12 @@ class StampedPolicy(TensorDictModuleBase):
         stamp = self.updates.to(tensordict.device).expand(tensordict.batch_size).clone()
         return self.planner(tensordict).set(self.out_keys[-1], stamp)
 
+    def take_weights(self, planner: TDMPC2Planner, updates: int) -> None:
+        """Copy the weights of another planner, which have had so many updates."""
+        weights = TensorDict.from_module(self.planner).data
+        weights.update_(TensorDict.from_module(planner).data)
+        self.updates.fill_(updates)
+
 
 class Actors(MultiAsyncCollector):
     """A collector whose environments are stepped while the learner updates.
@@ -171,9 +177,7 @@ class Actors(MultiAsyncCollector):
             planner: has the weights.
             updates: how many updates they have had.
         """
-        weights = TensorDict.from_module(self.policy.planner).data
-        weights.update_(TensorDict.from_module(planner).data)
-        self.policy.updates.fill_(updates)
+        self.policy.take_weights(planner, updates)
 
     def shutdown(self, *args: Any, **kwargs: Any) -> None:
         """End the processes, and give the learner all threads back; once."""

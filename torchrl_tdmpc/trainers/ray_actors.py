@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.collectors import Collector
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs import EnvBase
@@ -124,9 +124,7 @@ class RayActors(RayCollector):
             planner: has the weights.
             updates: how many updates they have had.
         """
-        weights = TensorDict.from_module(self.policy.planner).data
-        weights.update_(TensorDict.from_module(planner).data)
-        self.policy.updates.fill_(updates)
+        self.policy.take_weights(planner, updates)
         self.update_policy_weights_(self.policy)
 
     def _async_iterator(self) -> Iterator[TensorDictBase]:
