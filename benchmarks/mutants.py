@@ -2,7 +2,7 @@
 
 A seeded random sample of the library's lines gets one small mistake each, made by cosmic-ray:
 another comparison, number or operator, a negated condition, a loop that is not entered. The fast
-tests of that file run with each of them. Everything happens in a copy of the working tree, so an
+tests of that file run with each of them. Everything happens in copies of the working tree, so an
 interrupt leaves nothing behind. The settings are in ``pyproject.toml``, under ``tool.mutants``;
 docs/contributing.md says how to read what is printed.
 """
@@ -21,25 +21,29 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
+import attrs
 import toml
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.plugins import get_operator, operator_names
 from cosmic_ray.testing import run_tests
-from cosmic_ray.work_item import MutationSpec, TestOutcome
+from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkResult
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "torchrl_tdmpc"
+OUTCOMES = NOTICED, NOT_NOTICED, OUT_OF_TIME = "noticed", "NOT NOTICED", "OUT OF TIME"
 
 
 def main() -> None:
     """Put in as many mistakes as the settings say, and print which were noticed."""
     settings = toml.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutants"]
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name in ("number", "seed", "minutes", "seconds_each"):
+    for name in ("number", "seed", "minutes", "seconds_each", "jobs"):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=settings[name], help="(%(default)s)")
     parser.add_argument("--only", default="", help="part of the paths of the files to take")
@@ -47,33 +51,56 @@ def main() -> None:
     end = time.monotonic() + 60 * chosen.minutes
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copy_tree(Path(folder))
-        os.chdir(folder)
-        os.environ["PYTHONPATH"] = folder
-        sys.path[:0] = [folder, f"{folder}/test"]
+        copies = [Path(folder, str(number)) for number in range(chosen.jobs)]
+        for copy in copies:
+            copy_tree(copy)
+        os.chdir(copies[0])
+        sys.path[:0] = [str(copies[0]), f"{copies[0]}/test"]
         paths = [path for path in Path(PACKAGE).glob("**/*.py") if chosen.only in str(path)]
         tests = tests_of_files(settings["also"])
         mutants = [mutant for path in sorted(paths) for mutant in candidates(path)]
         sample = draw(mutants, chosen.number, random.Random(chosen.seed))
-        refuse_failing({test for mutant in sample for test in tests[mutant.module_path]}, end)
-        results: dict[Path, list[bool]] = defaultdict(list)
+        needed = {test for mutant in sample for test in tests[mutant.module_path]}
+        refuse_failing(copies[0], needed, chosen.jobs, end)
+        results: dict[Path, Counter[str]] = defaultdict(Counter)
+        free = SimpleQueue()
+        for copy in copies:
+            free.put(copy)
+
+        def attempt(mutant: MutationSpec) -> WorkResult | None:
+            """The tests of one file with one mistake in it, in a copy that no other job has."""
+            if time.monotonic() > end:
+                return None
+            copy = free.get()
+            place = attrs.evolve(mutant, module_path=copy / mutant.module_path)
+            command = pytest(copy, tests[mutant.module_path], mutant.module_path)
+            result = mutate_and_test([place], command, chosen.seconds_each)
+            free.put(copy)
+            return result
+
+        jobs = ThreadPoolExecutor(chosen.jobs)
         try:
-            for number, mutant in enumerate(sample, 1):
-                if time.monotonic() > end:
+            for number, (mutant, result) in enumerate(zip(sample, jobs.map(attempt, sample)), 1):
+                if result is None:
                     print(
                         f"{chosen.minutes} minutes are over, {len(sample) - number + 1} not tried"
                     )
                     break
-                command = pytest(mutant.module_path, tests[mutant.module_path])
-                result = mutate_and_test([mutant], command, chosen.seconds_each)
-                noticed = result.test_outcome != TestOutcome.SURVIVED
-                results[mutant.module_path].append(noticed)
-                word = "noticed" if noticed else "NOT NOTICED"
-                print(f"{number:4} {word}: {describe(mutant)}", flush=True)
-                if not noticed:
+                outcome = outcome_of(result)
+                results[mutant.module_path][outcome] += 1
+                print(f"{number:4} {outcome}: {describe(mutant)}", flush=True)
+                if outcome != NOTICED:
                     print(changed_lines(result.diff), flush=True)
         finally:
+            jobs.shutdown(cancel_futures=True)
             report(results)
+
+
+def outcome_of(result: WorkResult) -> str:
+    """What became of a mistake. Tests that take too long may loop, or may merely be slow."""
+    if result.test_outcome == TestOutcome.SURVIVED:
+        return NOT_NOTICED
+    return OUT_OF_TIME if result.output == "timeout" else NOTICED
 
 
 def copy_tree(folder: Path) -> None:
@@ -86,18 +113,20 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def pytest(path: Path | None, tests: list[str]) -> str:
-    """The command that runs the examples in a file's docstrings, and the fast tests of it."""
+def pytest(copy: Path, tests: Iterable[str], path: Path | None = None, workers: int = 0) -> str:
+    """The command that runs files of tests in a copy, and first a file's own examples."""
     files = [f"test/{test}.py" for test in tests]
     examples = [] if path is None else ["--doctest-modules", str(path)]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
-    return " ".join([sys.executable, "-m", "pytest", *options, *examples, *files])
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-n", str(workers)]
+    where = ["env", "-C", str(copy), f"PYTHONPATH={copy}"]
+    return " ".join([*where, sys.executable, "-m", "pytest", *options, *examples, *files])
 
 
-def refuse_failing(tests: set[str], end: float) -> None:
+def refuse_failing(copy: Path, tests: set[str], jobs: int, end: float) -> None:
     """Tests that fail without a mistake would notice every one."""
     print(f"{len(tests)} files of tests, first without a mistake", flush=True)
-    outcome, output = run_tests(pytest(None, sorted(tests)), end - time.monotonic())
+    command = pytest(copy, sorted(tests), workers=jobs)
+    outcome, output = run_tests(command, end - time.monotonic())
     if outcome != TestOutcome.SURVIVED:
         raise SystemExit(f"error: these tests fail without a mistake.\n{output}")
 
@@ -204,14 +233,15 @@ def changed_lines(diff: str) -> str:
 _HEADERS = ("---", "+++")
 
 
-def report(results: dict[Path, list[bool]]) -> None:
-    """Noticed and not noticed, by file."""
-    print(f"\n{'file':56} noticed  not noticed")
-    for path, noticed in sorted(results.items()):
-        print(f"{path!s:56} {sum(noticed):7}  {len(noticed) - sum(noticed):11}")
-    total = [one for noticed in results.values() for one in noticed]
-    share = 100 * sum(total) / max(len(total), 1)
-    print(f"{'all':56} {sum(total):7}  {len(total) - sum(total):11}   ({share:.0f} % noticed)")
+def report(results: dict[Path, Counter[str]]) -> None:
+    """How many mistakes were noticed, by file."""
+    print(f"\n{'file':56}", *(f"{outcome:>11}" for outcome in OUTCOMES))
+    for path, counts in sorted(results.items()):
+        print(f"{path!s:56}", *(f"{counts[outcome]:11}" for outcome in OUTCOMES))
+    total = sum(results.values(), Counter())
+    share = 100 * total[NOTICED] / max(total.total(), 1)
+    counts = (f"{total[outcome]:11}" for outcome in OUTCOMES)
+    print(f"{'all':56}", *counts, f"  ({share:.0f} % noticed)")
 
 
 if __name__ == "__main__":
