@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NIGHTLY := .venv-nightly/.nightly
+CUDA := .venv-gpu/.cuda
 MUTANTS := $(VENV)/.mutants
 DOCS := $(VENV)/.docs
 RAY := $(VENV)/.ray
@@ -17,7 +18,7 @@ SHORT := env.episode_length=10 train.seed_steps=20 train.steps=40 train.batch_si
 	planner.num_samples=16 planner.num_elites=4 planner.num_pi_trajs=2 eval.interval=20
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-compiled test-fast test-pythons test-nightly test-ray lint types docs install bench mutants \
+.PHONY: help train test test-compiled test-fast test-pythons test-nightly test-ray gpu-check lint types docs install bench mutants \
 	upstream upstream-check clean interpreter
 
 help: ## Print the targets.
@@ -54,6 +55,9 @@ test-pythons: ## Do so with each Python of setup.py that this machine has, in .v
 
 test-nightly: $(NIGHTLY) ## Run the tests with TorchRL's next series, in .venv-nightly.
 	.venv-nightly/bin/$(TEST) $(ARGS)
+
+gpu-check: $(CUDA) ## Trace plans and updates on CUDA tensors without numbers: no GPU needed; in .venv-gpu.
+	.venv-gpu/bin/python -m pytest test/test_device.py $(ARGS)
 
 test-ray: $(RAY) ## Run the tests of actors in a Ray cluster on this machine.
 	$(BIN)/python -m pytest test/test_ray.py $(ARGS)
@@ -133,6 +137,12 @@ $(NIGHTLY_FILES): benchmarks/requirements-nightly.txt | $(STAMP)
 	rm -rf $@
 	$(BIN)/python -m pip download --quiet --no-deps --dest $@ -r $<
 	$(BIN)/python -m zipfile -e $@/torchrl_nightly-*.whl $@
+	@touch $@
+
+# The same, and then torch's build for CUDA (several GB) in the place of the one for CPUs: === names it
+$(CUDA): setup.py constraints.txt
+	$(MAKE) VENV=.venv-gpu .venv-gpu/.installed
+	version=$$(sed -n 's/^torch==//p' constraints.txt) && .venv-gpu/bin/python -m pip install --quiet "torch===$$version"
 	@touch $@
 
 # The same, and then the other series in TorchRL's place.

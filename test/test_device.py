@@ -1,11 +1,13 @@
 """Networks, plans, losses and updates keep to the device of their weights, numbers included.
 
-No GPU is needed: the meta device, whose tensors have no numbers, stands for any but the CPU.
+No GPU is needed. Where torch is built for CUDA, its tensors are faked: they have no numbers. Where it
+is not, the meta device stands for CUDA. ``make gpu-check`` runs this file with such a build.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tiny import (
     tiny_planner_input,
 )
 from tiny_heads import GAMMAS, tiny_heads
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_tdmpc import MultiGammaValueLoss, TDMPC2Loss, make_networks
@@ -28,7 +31,14 @@ from torchrl_tdmpc.modules import ModelSize
 from torchrl_tdmpc.recording import RunRecord
 from torchrl_tdmpc.trainers import SkippedUpdates, TDMPC2Update
 
-DEVICE = "meta"
+IS_FAKED = torch.backends.cuda.is_built()
+DEVICE = "cuda" if IS_FAKED else "meta"
+
+
+@pytest.fixture(autouse=True)
+def without_numbers():
+    with FakeTensorMode() if IS_FAKED else nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ class CheckedEnv(TransformedEnv):
         self.task_name = name
         self.limit: Limit | None = None
         self._shape: torch.Size | None = None
+        self._reward_shape = torch.Size([*self.batch_size, 1])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict.get("action")
@@ -47,12 +48,12 @@ class CheckedEnv(TransformedEnv):
         data = super()._step(tensordict)
         self._check_observation(data, "step()")
         reward = data.get("reward")
-        if reward.shape != (*self.batch_size, 1):
-            if reward.numel() != self.batch_size.numel():
+        if reward.shape != self._reward_shape:
+            if reward.numel() != self._reward_shape.numel():
                 raise breach(
                     self.task_name, "a reward must be one number", f"it is {described(reward)}"
                 )
-            data.set("reward", reward := reward.reshape(*self.batch_size, 1))
+            data.set("reward", reward := reward.reshape(self._reward_shape))
         if reward.dtype != torch.float32:
             data.set("reward", reward := reward.float())
         if not _is_finite(reward):
