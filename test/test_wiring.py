@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from wiring import EXPECTED, FOLDER, ROWS, InProcesses, Wandb
 
 from torchrl_tdmpc.checkpoints import newest_checkpoint, read_metadata
-from torchrl_tdmpc.cli.parts import make_trainer
+from torchrl_tdmpc.cli.parts import make_trainer, set_up_torch
 from torchrl_tdmpc.cli.settings import default_settings, leaves, settle
 from torchrl_tdmpc.cli.train import train
 from torchrl_tdmpc.data import write_episodes
@@ -38,6 +38,7 @@ class Watch:
 
     def on_begin(self, trainer):
         self.run.threads = torch.get_num_threads()
+        self.run.matmul_precision = torch.get_float32_matmul_precision()
         self.run.encoder = copy.deepcopy(trainer.update.loss.world_model.encoder.state_dict())
 
     def on_collect(self, trainer, data):
@@ -99,6 +100,7 @@ def trained(tmp_path_factory):
         patch.setattr(loop, "evaluate", evaluated)
         run.trainer = train(configured("trained", run.folder), compose)
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")
     return run
 
 
@@ -130,6 +132,14 @@ def test_pixels_arrive(tmp_path):
     run = composed("seen", tmp_path, **{"env.episode_length": 4})
     run.trainer.replay.extend(run.trainer.collector.env.rollout(4))
     check("seen", run)
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_cuda_looks_for_the_fastest_convolution_of_frames(pixels, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not pixels)
+    config = runs.configure(f"env.pixels={pixels}", f"threads={torch.get_num_threads()}")
+    set_up_torch(config)
+    assert torch.backends.cudnn.benchmark == pixels
 
 
 def test_what_wandb_is_told_arrives(tmp_path, monkeypatch):

@@ -167,6 +167,7 @@ ROWS = {
             lambda run: str(next(run.trainer.update.auxiliary[0].parameters()).device),
         ),
         "threads": (2, lambda run: run.threads),
+        "matmul_precision": ("high", lambda run: run.matmul_precision),
         "output_dir": (
             FOLDER,
             lambda run: str(run.trainer.output_dir),

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -34,7 +33,7 @@ from torchrl_tdmpc.cli.fine_tuning import (
 )
 from torchrl_tdmpc.cli.help import asks_for_help, evaluate_help
 from torchrl_tdmpc.cli.modes import resolve_run
-from torchrl_tdmpc.cli.parts import make_loss, make_planner
+from torchrl_tdmpc.cli.parts import make_loss, make_planner, set_up_torch
 from torchrl_tdmpc.cli.settings import default_settings, naming, refuse_unknown_keys
 from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.planners import TDMPC2Planner
@@ -57,7 +56,7 @@ def run(arguments: list[str]) -> None:
     with in_one_sentence():
         path, settings = read_arguments(arguments)
         config, task, name = read_config(path, settings)
-        torch.set_num_threads(config.threads)
+        set_up_torch(config)
         planner = load_planner(path, config, task)
         video, recorder = None, {}
         if config.eval.video:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torchrl.collectors import BaseCollector
 from torchrl.record.loggers import Logger
@@ -36,8 +37,17 @@ __all__ = [
     "make_replay",
     "make_trainer",
     "make_update",
+    "set_up_torch",
     "trainer_settings",
 ]
+
+
+def set_up_torch(config: DictConfig) -> None:
+    """What holds for the whole process: threads, and how CUDA multiplies and convolves."""
+    torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul_precision)
+    # Frames are of one size, so the search for the fastest convolution pays
+    torch.backends.cudnn.benchmark = config.env.pixels
 
 
 @naming("train", "env")

@@ -85,6 +85,10 @@ KINDS = {
         lambda value: value is None or isinstance(value, dict),
     ),
     "compile": ("auto, off, default or max", lambda value: isinstance(value, str)),
+    "matmul_precision": (
+        "highest, high or medium",
+        lambda value: value in ("highest", "high", "medium"),
+    ),
     "resume": ("null, auto or a path", lambda value: value is None or isinstance(value, str)),
     "threads": (
         "auto or a whole number from 1 on",

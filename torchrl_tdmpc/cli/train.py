@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from torchrl_tdmpc.checkpoints import find_checkpoint
@@ -23,7 +22,7 @@ from torchrl_tdmpc.cli import sweeps
 from torchrl_tdmpc.cli.failures import in_one_sentence, wants_traceback
 from torchrl_tdmpc.cli.help import asks_for_help, train_help
 from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
-from torchrl_tdmpc.cli.parts import make_trainer
+from torchrl_tdmpc.cli.parts import make_trainer, set_up_torch
 from torchrl_tdmpc.cli.settings import DEFAULTS, refuse_unknown_keys, why_not_compiled
 from torchrl_tdmpc.envs import Task, TaskSet
 from torchrl_tdmpc.recording import write_config
@@ -118,7 +117,7 @@ def train(config: DictConfig, compose: Compose = make_trainer) -> Trainer:
     config, task = settle_run(config)
     if chooses_compile and config.compile == "off":
         print(f"not compiled: {why_not_compiled(config)}")
-    torch.set_num_threads(config.threads)
+    set_up_torch(config)
     is_offline = isinstance(task, TaskSet)
     if not is_offline and config.env.num_envs > 1:
         print(f"starting {config.env.num_envs} environments", flush=True)

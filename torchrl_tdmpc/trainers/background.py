@@ -51,7 +51,12 @@ class BackgroundEvaluator:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(
                 target=_serve,
-                args=(theirs, self.env_timeout, torch.get_num_threads()),
+                args=(
+                    theirs,
+                    self.env_timeout,
+                    torch.get_num_threads(),
+                    torch.get_float32_matmul_precision(),
+                ),
                 daemon=True,
             )
             self._process.start()
@@ -94,10 +99,13 @@ class BackgroundEvaluator:
         self._process = None
 
 
-def _serve(connection: Connection, env_timeout: float | None, threads: int) -> None:
+def _serve(
+    connection: Connection, env_timeout: float | None, threads: int, matmul_precision: str
+) -> None:
     """Evaluate what comes, until nobody is there any more."""
     follow_main_process()
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(matmul_precision)
     while True:
         try:
             planner, task, settings = connection.recv()
