@@ -117,7 +117,7 @@ def read(folders: Sequence[str]) -> Study:
     for name, by_task in sorted(runs.items()):
         if (found := {task: _seeds(of_task) for task, of_task in by_task.items()}) != expected:
             raise ValueError(f"{name} has the seeds {found}, {BASELINE} has {expected}.")
-        arms = {task: Arm(task, name, by_task[task]) for task in sorted(by_task)}
+        arms = {task: Arm(task, {"arm": name}, by_task[task]) for task in sorted(by_task)}
         study.areas[name] = {task: _scale(task)(arm.areas) for task, arm in arms.items()}
         study.final[name] = {
             task: _scale(task)(arm.at_steps("returns")[:, -1]) for task, arm in arms.items()

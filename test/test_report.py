@@ -40,6 +40,7 @@ def test_arms_are_runs_that_differ_in_their_seeds_alone(runs):
     cup, low, high = arms_of(find_runs([runs]))
     assert (cup.task, cup.label, len(cup.runs)) == ("cup-catch", "loss.rho=0.5", 1)
     assert (low.task, low.label, len(low.runs)) == ("walker-walk", "loss.rho=0.5", 3)
+    assert (cup.legend, low.legend) == ("loss: rho 0.5, 1 seed", "loss: rho 0.5, 3 seeds")
     assert (high.label, high.steps.tolist()) == ("loss.rho=0.7", [100, 200, 300])
     np.testing.assert_array_equal(low.at_steps("returns").mean(0), [30, 130, 230])
     np.testing.assert_array_equal(low.at_steps("minutes")[0], [100, 200, 400])

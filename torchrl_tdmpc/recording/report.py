@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from torchrl_tdmpc.recording.style import add_legend, dress, make_panels
+from torchrl_tdmpc.recording.style import add_legend, dress, in_words, make_panels
 from torchrl_tdmpc.recording.tasks import ALL_TASKS
 
 __all__ = [
@@ -72,13 +72,25 @@ class Arm:
 
     Attributes:
         task: what they were trained on.
-        label: settings in which they differ from other arms of the set.
+        differing: settings in which they differ from other arms of the set.
         runs: one a seed.
     """
 
     task: str
-    label: str
+    differing: Mapping[str, str]
     runs: Sequence[Run]
+
+    @property
+    def label(self) -> str:
+        """What is particular to them, as on the command line."""
+        return ", ".join(f"{key}={value}" for key, value in self.differing.items())
+
+    @property
+    def legend(self) -> str:
+        """The same in words, and how many seeds there are."""
+        words = [in_words(key, value) for key, value in self.differing.items()]
+        count = len(self.runs)
+        return ", ".join([*words, f"{count} seed" if count == 1 else f"{count} seeds"])
 
     @property
     def steps(self) -> np.ndarray:
@@ -160,16 +172,19 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
         for other, other_run in zip(compared, runs):
             if run.task == other_run.task:
                 differing |= {k for k in {*one, *other} if one.get(k) != other.get(k)}
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[Run]] = defaultdict(list)
     for settings, run in zip(compared, runs):
-        label = ", ".join(f"{k}={settings[k]}" for k in sorted(differing) if k in settings)
-        groups[run.task, label].append(run)
+        particular = tuple((key, settings[key]) for key in sorted(differing) if key in settings)
+        groups[run.task, particular].append(run)
     for members in groups.values():
         seeds = [run.settings["seed"] for run in members]
         if len(set(seeds)) < len(seeds):
             same = [str(run.folder) for run in members if seeds.count(run.settings["seed"]) > 1]
             raise ValueError(f"{' and '.join(same)} have the same settings and the same seed.")
-    return [Arm(task, label, members) for (task, label), members in sorted(groups.items())]
+    return [
+        Arm(task, dict(particular), members)
+        for (task, particular), members in sorted(groups.items())
+    ]
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -283,9 +298,7 @@ def _draw_arm(panel: Any, arm: Arm, color: str, over: str) -> None:
     if len(arm.runs) > 1:
         low, high = interval(returns)
         panel.fill_between(across, low, high, color=color, alpha=0.2, linewidth=0)
-    seeds = f"{len(arm.runs)} seed" + ("s" if len(arm.runs) > 1 else "")
-    label = f"{arm.label}, {seeds}" if arm.label else seeds
-    panel.plot(across, returns.mean(0), "o-", color=color, markersize=4, label=label)
+    panel.plot(across, returns.mean(0), "o-", color=color, markersize=4, label=arm.legend)
 
 
 def _with_interval(values: np.ndarray) -> str:

@@ -4,10 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["add_legend", "draw_level", "dress", "make_panels"]
+__all__ = ["add_legend", "draw_level", "dress", "in_words", "make_panels"]
 
 PANEL = (4.5, 3.2)  # inches, of one among several
 ALONE = (8.0, 4.5)
+
+
+# What a legend calls settings; {} is the value
+WORDS = {
+    ("collector.mode", "sync"): "acting and learning by turns",
+    ("collector.mode", "async"): "actors beside the learner",
+    ("collector.mode", "ray"): "actors in a Ray cluster",
+    ("compile", "off"): "eager",
+    ("compile", "default"): "compiled",
+    ("compile", "max"): "compiled with a longer search",
+    ("env.pixels", "False"): "from states",
+    ("env.pixels", "True"): "from pixels",
+    ("multi_gamma.bootstrap", "primary"): "heads bootstrap from the Q-functions",
+    ("multi_gamma.bootstrap", "self"): "heads bootstrap from themselves",
+    ("multi_gamma.enabled", "False"): "without auxiliary value heads",
+    ("multi_gamma.enabled", "True"): "with auxiliary value heads",
+    "env.num_envs": "{} environments",
+    "model.size": "{}M parameters",
+    "precision": "{}",
+    "train.utd": "update-to-data ratio {}",
+}
+
+
+def in_words(key: str, value: str) -> str:
+    """What a legend says of a setting.
+
+    Args:
+        key: of the configuration.
+        value: as text.
+
+    Examples:
+        >>> in_words("model.size", "5"), in_words("multi_gamma.enabled", "True")
+        ('5M parameters', 'with auxiliary value heads')
+        >>> in_words("train.batch_size", "64")
+        'train: batch size 64'
+    """
+    general = f"{key.replace('.', ': ').replace('_', ' ')} {{}}"
+    return WORDS.get((key, value), WORDS.get(key, general)).format(value)
 
 
 def make_panels(count: int, *, columns: int = 3) -> tuple[Any, list[Any]]:
