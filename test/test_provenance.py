@@ -57,6 +57,8 @@ def test_config_names_the_machine(tmp_path, monkeypatch):
     }
     assert {written["processor"]} == processors
     assert written["cores"] == len(os.sched_getaffinity(0))
+    has_avx2 = " avx2 " in Path("/proc/cpuinfo").read_text()
+    assert ("avx2" in written["instructions"].split()) == has_avx2
     assert written["gpu"] is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

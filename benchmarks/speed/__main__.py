@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from benchmarks.speed.report import write
+from torchrl_tdmpc.recording.provenance import machine
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = {"ours": sys.executable, "peer": str(ROOT / ".venv-nightly/bin/python")}
@@ -27,7 +27,6 @@ SIZES = [1, 5, 19, 48, 317]
 SETTINGS = [f"{c}-{p}" for c in ("off", "default", "max") for p in ("float32", "bfloat16")]
 ENVS, TRANSITIONS, LOOP_SIZE = [1, 4, 16], [10_000, 1_000_000], 1
 MEMORY_PROCESSES = 5  # what the allocator makes of the same calls differs by tens of MiB
-FLAGS = ["avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8"]
 
 
 class Job(NamedTuple):
@@ -75,16 +74,11 @@ def measure(job: Job) -> dict:
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def machine() -> dict[str, str]:
+def about() -> dict[str, str]:
     """What the numbers depend on."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    entries = dict(map(str.strip, x.split(":", 1)) for x in info.splitlines() if ":" in x)
-    flags = entries.get("flags", "").split()
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     return {
-        "processor": entries.get("model name", platform.processor()),
-        "cores": str(os.cpu_count()),
-        "instructions": " ".join(flag for flag in FLAGS if flag in flags) or "unknown",
+        **{name: str(value) for name, value in machine().items() if value is not None},
         "python": platform.python_version(),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
     }
@@ -121,7 +115,7 @@ def main() -> None:
     if not Path(PYTHONS["peer"]).exists():
         raise SystemExit("error: the peer has no .venv-nightly; make bench installs it.")
     jobs = list(one_round(arguments.sizes, arguments.settings, arguments.repeats))
-    results = {"machine": machine(), "rounds": 0, "repeats": arguments.repeats, "records": []}
+    results = {"machine": about(), "rounds": 0, "repeats": arguments.repeats, "records": []}
     with tqdm(total=arguments.rounds * len(jobs), unit=" processes") as progress:
         for number in range(arguments.rounds):
             for job in jobs:

@@ -50,16 +50,27 @@ def write_config(output_dir: str | Path, config: Mapping[str, Any]) -> Path:
     return path
 
 
+# Instructions of a processor that its speed at matrix products depends on
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+
+
 def machine() -> dict[str, Any]:
-    """The ``processor``, the number of ``cores`` that this process may use, and the ``gpu``."""
+    """What times depend on.
+
+    Returns:
+        ``processor``, the number of ``cores`` that this process may use, those of its
+        ``instructions`` that matter, and the ``gpu``.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        text = ""
+    entries = dict(map(str.strip, line.split(":", 1)) for line in text.splitlines() if ":" in line)
+    flags = entries.get("flags", "").split()
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": entries.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
+        "instructions": " ".join(flag for flag in INSTRUCTIONS if flag in flags) or "unknown",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
