@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensordict
 import torchrl
 
 PACKAGE = Path(__file__).parents[1] / "torchrl_tdmpc"
@@ -26,10 +27,11 @@ ALLOWED = {
     "trainers": BELOW_TRAINERS,
     "cli": {*BELOW_TRAINERS, "trainers"},
 }
-# Private attributes of TorchRL's objects, by the file that may read them
+# Private attributes of objects of TorchRL and TensorDict, by the file that may read them
 PRIVATE = {
     "torchrl_series.py": {
-        *("_carrier", "_env", "_envs", "_frames", "_has_update_associated", "_workers"),
+        *("_carrier", "_env", "_envs", "_frames", "_has_update_associated"),
+        *("_new_unsafe", "_workers"),
     },
     # As TorchRL's own transforms and batched environments call those below them
     "envs/standard.py": {"_step"},
@@ -97,9 +99,10 @@ def private_names(tree: ast.AST) -> set[str]:
 
 
 def test_private_attributes_of_torchrl_are_read_in_one_place():
-    of_torchrl = set()
-    for room in ("collectors", "data", "envs", "modules", "objectives"):
-        for path in (Path(torchrl.__file__).parent / room).rglob("*.py"):
+    of_torchrl, folder = set(), Path(torchrl.__file__).parent
+    rooms = [folder / name for name in ("collectors", "data", "envs", "modules", "objectives")]
+    for room in [*rooms, Path(tensordict.__file__).parent]:
+        for path in room.rglob("*.py"):
             text = path.read_text(encoding="utf-8")
             of_torchrl |= set(re.findall(r"(?:self\.|def )(_[a-z]\w*)", text))
     found = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torchrl.collectors import BaseCollector, Collector, MultiCollector
 from torchrl.envs import EnvBase, ParallelEnv, SerialEnv
 from torchrl.objectives import LossModule
@@ -32,6 +32,18 @@ def carried_data(collector: Collector) -> TensorDictBase | None:
     if collector.track_traj_ids:
         needed.add(("collector", "traj_ids"))
     return carried if needed <= set(carried.keys(True, True)) else None
+
+
+def made_of(items: dict[str, Any], like: TensorDictBase) -> TensorDict:
+    """A TensorDict of entries that fit, of another's batch size and device, without the checks.
+
+    They take several times as long as copies of a few small tensors.
+
+    Args:
+        items: tensors and TensorDicts.
+        like: has the batch size and the device.
+    """
+    return TensorDict._new_unsafe(items, like.batch_size, device=like.device)
 
 
 def serial_envs(env: SerialEnv) -> list[EnvBase]:

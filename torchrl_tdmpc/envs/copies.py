@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Composite, TensorSpec
+
+from torchrl_tdmpc.torchrl_series import made_of
 
 PLAIN = {bool, int, float, str, type(None)}  # what nobody can change
 Copiers = Mapping[str, Any]  # by entry; for a nested one such a mapping again
@@ -51,6 +53,7 @@ def copied_data(data: TensorDictBase, copiers: Copiers = NONE) -> TensorDictBase
 
     Examples:
         >>> import torch
+        >>> from tensordict import TensorDict
         >>> data = TensorDict(reward=torch.zeros(1), info=TensorDict(force=torch.ones(2)))
         >>> given = copied_data(data, {"reward": lambda reward: reward + 3})
         >>> _ = data["info", "force"].zero_()
@@ -64,7 +67,7 @@ def copied_data(data: TensorDictBase, copiers: Copiers = NONE) -> TensorDictBase
             items[key] = copied_data(item, copier or NONE)
         else:
             items[key] = item.clone() if copier is None else copier(item)
-    return TensorDict(items, data.batch_size, device=data.device)
+    return made_of(items, data)
 
 
 def nested_copiers(flat: Mapping[NestedKey, Callable[[Tensor], Tensor]]) -> Copiers:
