@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 
 from benchmarks.fuzz.outcome import Trial
+from torchrl_tdmpc.cli.modes import settle_run
 from torchrl_tdmpc.cli.parts import make_loss, make_planner, make_replay, make_update
-from torchrl_tdmpc.cli.settings import DEFAULTS, default_settings, leaves, settle
+from torchrl_tdmpc.cli.settings import DEFAULTS, default_settings, leaves
 from torchrl_tdmpc.envs import Task
 from torchrl_tdmpc.modules import memory
 
@@ -49,6 +50,8 @@ def makes_sense(key: str, value: Any, default: Any) -> bool:
         return isinstance(default, bool) or key == "env.episodic"
     if isinstance(value, str):
         return key == "output_dir" or (key.startswith("logger.") and key != "logger.backend")
+    if isinstance(value, dict):
+        return key == "env.kwargs" and not value
     if isinstance(value, list):
         may_be_empty = key in ("multi_gamma.gammas", "env.extra_keys")
         return key == "logger.tags" or (may_be_empty and not value)
@@ -107,7 +110,7 @@ def builds(base: DictConfig, key: str, value: Any) -> bool:
     """
     config = base.copy()
     OmegaConf.update(config, key, value, merge=False, force_add=True)
-    config, task = settle(config)
+    config, task = settle_run(config)
     loss = make_loss(config, task)
     update = make_update(config, loss)
     planner = make_planner(config, task, loss)
