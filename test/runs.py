@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from torchrl_tdmpc.cli.modes import make_offline_trainer, settle_run
 from torchrl_tdmpc.cli.parts import make_trainer
-from torchrl_tdmpc.cli.settings import DEFAULTS, settle
+from torchrl_tdmpc.cli.settings import DEFAULTS
 from torchrl_tdmpc.cli.train import train
 from torchrl_tdmpc.data import join_datasets, stored_episodes, write_episodes
 from torchrl_tdmpc.envs import load_tasks, make_env
@@ -49,7 +49,7 @@ def configure(*overrides):
 
 def make(config):
     """The trainer of a configuration."""
-    return make_trainer(*settle(config))
+    return make_trainer(*settle_run(config))
 
 
 def configure_offline(*overrides):

@@ -66,6 +66,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples/tdmpc2_multigamma.py"
         ("model.latent_dim=big", ("model.latent_dim", "big", "null or a whole number")),
         ("env.extra_keys=[1]", ("env.extra_keys", "[1]", "null or a list of names")),
         ("env.extra_keys=[speed]", ("task 'cartpole-swingup' has no entry 'speed'",)),
+        ("resume=[x]", ("resume", "['x']", "null, auto or a path")),
         ("matmul_precision=fast", ("matmul_precision", "fast", "highest, high or medium")),
         ("precision=float16", ("precision", "float16", "float32, bfloat16")),
         ("logger.backend=mlflow", ("logger.backend", "mlflow", "csv, tensorboard, wandb")),

@@ -54,6 +54,7 @@ def settle_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
     Raises:
         ValueError: settings that do not fit together or are out of their range.
     """
+    check_types(config)
     if not _is_offline(config):
         return settle_online(config)
     settled, tasks = resolve_run(config)
@@ -72,9 +73,9 @@ def resolve_run(config: DictConfig) -> tuple[DictConfig, Task | TaskSet]:
     Raises:
         ValueError: a setting that does not exist, is out of its range or belongs to another mode.
     """
+    check_types(config)
     if not _is_offline(config):
         return resolve(config)
-    check_types(config)
     check_ranges(config)
     if config.env.tasks is None:
         raise ValueError("env.tasks is null; with mode=offline it must be mt30 or a list of names.")
