@@ -63,24 +63,9 @@ def main() -> None:
         needed = {test for mutant in sample for test in tests[mutant.module_path]}
         refuse_failing(copies[0], needed, chosen.jobs, end)
         results: dict[Path, Counter[str]] = defaultdict(Counter)
-        free = SimpleQueue()
-        for copy in copies:
-            free.put(copy)
-
-        def attempt(mutant: MutationSpec) -> WorkResult | None:
-            """The tests of one file with one mistake in it, in a copy that no other job has."""
-            if time.monotonic() > end:
-                return None
-            copy = free.get()
-            place = attrs.evolve(mutant, module_path=copy / mutant.module_path)
-            command = pytest(copy, tests[mutant.module_path], mutant.module_path)
-            result = mutate_and_test([place], command, chosen.seconds_each)
-            free.put(copy)
-            return result
-
-        jobs = ThreadPoolExecutor(chosen.jobs)
+        tried = attempts(sample, copies, tests, chosen.seconds_each, end)
         try:
-            for number, (mutant, result) in enumerate(zip(sample, jobs.map(attempt, sample)), 1):
+            for number, (mutant, result) in enumerate(zip(sample, tried), 1):
                 if result is None:
                     print(
                         f"{chosen.minutes} minutes are over, {len(sample) - number + 1} not tried"
@@ -92,8 +77,40 @@ def main() -> None:
                 if outcome != NOTICED:
                     print(changed_lines(result.diff), flush=True)
         finally:
-            jobs.shutdown(cancel_futures=True)
             report(results)
+
+
+def attempts(
+    sample: list[MutationSpec],
+    copies: list[Path],
+    tests: dict[Path, list[str]],
+    seconds_each: int,
+    end: float,
+) -> Iterator[WorkResult | None]:
+    """The tests of a file with each mistake in it, as many at once as there are copies.
+
+    Yields:
+        What came of each, in the sample's order; None if the time was over.
+    """
+    free = SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+
+    def attempt(mutant: MutationSpec) -> WorkResult | None:
+        if time.monotonic() > end:
+            return None
+        copy = free.get()
+        place = attrs.evolve(mutant, module_path=copy / mutant.module_path)
+        command = pytest(copy, tests[mutant.module_path], mutant.module_path)
+        result = mutate_and_test([place], command, seconds_each)
+        free.put(copy)
+        return result
+
+    jobs = ThreadPoolExecutor(len(copies))
+    try:
+        yield from jobs.map(attempt, sample)
+    finally:
+        jobs.shutdown(cancel_futures=True)
 
 
 def outcome_of(result: WorkResult) -> str:
